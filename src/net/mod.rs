@@ -1,0 +1,15 @@
+//! Bytes on the wire: what a frame is, and nothing about what is done with it.
+//!
+//! Knows no table, no service, no clock. Everything here is pure.
+
+pub mod addr;
+pub mod buf;
+pub mod drop_reason;
+pub mod packet;
+pub mod time;
+
+pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6};
+pub use buf::PacketBuf;
+pub use drop_reason::DropReason;
+pub use packet::{Fragment, Ip, L3, Packet};
+pub use time::Tick;
