@@ -2,21 +2,21 @@
 //!
 //! The modules are layers; imports point down only (`tests/layering.rs` enforces it). From the bottom:
 
-/// L0: bytes. Address families, packet buffers, header views, the parser, checksums, capture files, time.
-pub mod net;
-/// L1: state. Connection table, timer wheel, protocol state machines, real servers, counters.
-pub mod table;
-/// L2: schedulers. One file each, one trait.
-pub mod sched;
-/// L3: what happens to a packet. Snapshot, forwarding information, the director, rewriting, ICMP.
-pub mod forward;
-/// L3: the YAML configuration: model, checks, lowering to a snapshot.
-pub mod config;
-/// Beside L3: packet input and output. The trait, memory and capture devices, DPDK.
-pub mod io;
-/// L5: the poll loop of one core.
-pub mod worker;
-/// L6: the management core. Control socket, metrics, kernel mirror, exception path, publishing.
-pub mod mgmt;
 /// L7: the command line.
 pub mod cli;
+/// L3: the YAML configuration: model, checks, lowering to a snapshot.
+pub mod config;
+/// L3: what happens to a packet. Snapshot, forwarding information, the director, rewriting, ICMP.
+pub mod forward;
+/// Beside L3: packet input and output. The trait, memory and capture devices, DPDK.
+pub mod io;
+/// L6: the management core. Control socket, metrics, kernel mirror, exception path, publishing.
+pub mod mgmt;
+/// L0: bytes. Address families, packet buffers, header views, the parser, checksums, capture files, time.
+pub mod net;
+/// L2: schedulers. One file each, one trait.
+pub mod sched;
+/// L1: state. Connection table, timer wheel, protocol state machines, real servers, counters.
+pub mod table;
+/// L5: the poll loop of one core.
+pub mod worker;

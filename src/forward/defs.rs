@@ -86,7 +86,9 @@ impl DestDef {
     /// The name in metrics and listings.
     #[must_use]
     pub fn label(&self) -> String {
-        self.name.clone().unwrap_or_else(|| std::net::SocketAddr::new(self.addr, self.port).to_string())
+        self.name
+            .clone()
+            .unwrap_or_else(|| std::net::SocketAddr::new(self.addr, self.port).to_string())
     }
 }
 

@@ -1,5 +1,12 @@
 //! What happens to a packet: the published configuration, the way out, and the director that decides and rewrites.
 
 pub mod defs;
+pub mod fib;
+pub mod snapshot;
 
-pub use defs::{DestDef, NeighbourDef, PortDef, PortId, RouteDef, ServiceDef, Setup, Timeouts};
+pub use defs::{
+    DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,
+    Timeouts,
+};
+pub use fib::{Egress, Fib, FibInput, Way};
+pub use snapshot::{BuildError, Registry, Service, Services, Snapshot};

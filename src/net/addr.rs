@@ -34,7 +34,9 @@ pub struct Addr4(pub u32);
 pub struct Addr6(pub [u64; 2]);
 
 /// An address family at compile time.
-pub trait Family: Copy + Clone + fmt::Debug + Default + Send + Sync + PartialEq + Eq + 'static {
+pub trait Family:
+    Copy + Clone + fmt::Debug + Default + Send + Sync + PartialEq + Eq + 'static
+{
     /// The family's address.
     type Addr: Copy
         + Eq
@@ -241,7 +243,10 @@ impl Family for V6 {
         let a = fold(flow.src.0[0] ^ k[0], flow.src.0[1] ^ k[1]);
         let b = fold(flow.dst.0[0] ^ k[2], flow.dst.0[1] ^ k[3]);
         // The rotation keeps a swap of the two addresses from cancelling.
-        fold(a ^ b.rotate_left(23) ^ k[2], fold(flow.tail() ^ k[1], k[3] | 1) | 1)
+        fold(
+            a ^ b.rotate_left(23) ^ k[2],
+            fold(flow.tail() ^ k[1], k[3] | 1) | 1,
+        )
     }
 }
 
@@ -301,7 +306,11 @@ impl Mac {
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = self.0;
-        write!(f, "{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", m[0], m[1], m[2], m[3], m[4], m[5])
+        write!(
+            f,
+            "{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}",
+            m[0], m[1], m[2], m[3], m[4], m[5]
+        )
     }
 }
 impl fmt::Debug for Mac {
@@ -325,7 +334,9 @@ impl std::str::FromStr for Mac {
         }
         match parts.next() {
             None => Ok(Self(out)),
-            Some(_) => Err(format!("`{s}` is not a MAC address such as 02:00:00:00:00:10")),
+            Some(_) => Err(format!(
+                "`{s}` is not a MAC address such as 02:00:00:00:00:10"
+            )),
         }
     }
 }

@@ -44,6 +44,8 @@ impl Tick {
     /// A duration in ticks, saturating at half the range.
     #[must_use]
     pub fn ticks(d: Duration) -> u32 {
-        u32::try_from(d.as_millis() / 10).unwrap_or(u32::MAX).min(u32::MAX / 2)
+        u32::try_from(d.as_millis() / 10)
+            .unwrap_or(u32::MAX)
+            .min(u32::MAX / 2)
     }
 }

@@ -17,7 +17,10 @@ impl Counter {
     #[inline]
     pub fn add(&self, n: u64) {
         // A plain store instead of a locked add: there is one writer, and readers only need an untorn value.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
     }
 
     /// Adds 1.
@@ -136,8 +139,12 @@ impl WorkerCounters {
             busy_cycles: zero(),
             idle_cycles: zero(),
             polls: zero(),
-            services: std::iter::repeat_with(ServiceCounters::default).take(services).collect(),
-            dests: std::iter::repeat_with(DestCounters::default).take(dests).collect(),
+            services: std::iter::repeat_with(ServiceCounters::default)
+                .take(services)
+                .collect(),
+            dests: std::iter::repeat_with(DestCounters::default)
+                .take(dests)
+                .collect(),
         }
     }
 

@@ -79,6 +79,9 @@ impl DestShared {
         self.persistent.load(Ordering::Relaxed)
     }
 
+    /// TEMPORARY until thresholds are merged.
+    pub fn reconsider(&self, _upper: u32, _lower: u32) {}
+
     /// Whether the overload flag is set.
     #[must_use]
     pub fn overloaded(&self) -> bool {

@@ -1,0 +1,579 @@
+//! The published configuration: immutable, read once per burst by every worker.
+//!
+//! The [`Registry`] belongs to the management core. It gives every service and real server a slot that stays the same
+//! over reloads, so that connections, which remember slots, outlive the snapshot they were made under.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::defs::{DestDef, PortDef, ServiceDef, ServiceKind, Setup, Timeouts};
+use super::fib::Fib;
+use crate::net::{Addr4, Addr6, Af, Family, Tick};
+use crate::sched::{Build, SchedState, Scheduler};
+use crate::table::{AdminState, Dest, DestId, DestShared, Method, ServiceId};
+
+/// A virtual service as one snapshot sees it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its slot.
+    pub id: ServiceId,
+    /// What it was made from.
+    pub def: ServiceDef,
+    /// Address family.
+    pub af: Af,
+    /// Real servers in kernel list order, the newest (last in the configuration) first (specification §1.3).
+    pub dests: Vec<Arc<Dest>>,
+    /// Chooses among `dests`.
+    pub scheduler: Box<dyn Scheduler>,
+}
+
+/// Timeouts in ticks, indexed as the state machines want them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeoutTicks {
+    /// By TCP state number (specification §7.1).
+    pub tcp: [u32; 11],
+    /// UDP.
+    pub udp: u32,
+}
+
+impl TimeoutTicks {
+    fn new(t: &Timeouts) -> Self {
+        Self {
+            tcp: [
+                t.tcp_none,
+                t.tcp_established,
+                t.tcp_syn_sent,
+                t.tcp_syn_recv,
+                t.tcp_fin_wait,
+                t.tcp_time_wait,
+                t.tcp_close,
+                t.tcp_close_wait,
+                t.tcp_last_ack,
+                t.tcp_listen,
+                t.tcp_synack,
+            ]
+            .map(Tick::ticks),
+            udp: Tick::ticks(t.udp),
+        }
+    }
+}
+
+type ServiceKey<F> = (<F as Family>::Addr, u16, u8);
+
+/// Lookup tables of one family.
+#[derive(Debug)]
+pub struct FamilyIndex<F: Family> {
+    services: HashMap<ServiceKey<F>, ServiceId>,
+    /// Masqueraded real servers by address, port and protocol: whose packets may be replies. Port 0 where the server
+    /// keeps the packet's port.
+    dests: HashMap<ServiceKey<F>, DestId>,
+}
+
+impl<F: Family> Default for FamilyIndex<F> {
+    fn default() -> Self {
+        Self {
+            services: HashMap::new(),
+            dests: HashMap::new(),
+        }
+    }
+}
+
+impl<F: Family> FamilyIndex<F> {
+    /// The service of a packet's destination (specification §1.2).
+    #[inline]
+    #[must_use]
+    pub fn service(&self, addr: F::Addr, port: u16, proto: u8) -> Option<ServiceId> {
+        self.services.get(&(addr, port, proto)).copied()
+    }
+
+    /// Whether a packet's source is a masqueraded real server.
+    #[inline]
+    #[must_use]
+    pub fn is_dest(&self, addr: F::Addr, port: u16, proto: u8) -> bool {
+        self.dests.contains_key(&(addr, port, proto)) || self.dests.contains_key(&(addr, 0, proto))
+    }
+}
+
+/// The services and servers part of a snapshot; shared by snapshots that differ in forwarding information only.
+#[derive(Debug)]
+pub struct Services {
+    /// By [`ServiceId`].
+    pub slots: Vec<Option<Arc<Service>>>,
+    /// By [`DestId`]; removed servers stay, marked unavailable, while they have connections.
+    pub dests: Vec<Option<Arc<Dest>>>,
+    /// IPv4 lookups.
+    pub v4: FamilyIndex<crate::net::V4>,
+    /// IPv6 lookups.
+    pub v6: FamilyIndex<crate::net::V6>,
+    /// Timeouts.
+    pub timeouts: TimeoutTicks,
+    /// Slots in the configuration's order, for listings.
+    pub order: Vec<ServiceId>,
+}
+
+/// What a worker reads once per burst.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Goes up by one with each publication.
+    pub generation: u64,
+    /// Services and servers.
+    pub services: Arc<Services>,
+    /// Where packets leave.
+    pub fib: Arc<Fib>,
+    /// Ports of the configuration.
+    pub ports: Arc<[PortDef]>,
+}
+
+impl Snapshot {
+    /// A service by slot.
+    #[inline]
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services
+            .slots
+            .get(id.0 as usize)
+            .and_then(Option::as_ref)
+    }
+
+    /// A real server by slot.
+    #[inline]
+    #[must_use]
+    pub fn dest(&self, id: DestId) -> Option<&Arc<Dest>> {
+        self.services
+            .dests
+            .get(id.0 as usize)
+            .and_then(Option::as_ref)
+    }
+
+    /// Services in the configuration's order.
+    pub fn services_in_order(&self) -> impl Iterator<Item = &Arc<Service>> + '_ {
+        self.services
+            .order
+            .iter()
+            .filter_map(|id| self.service(*id))
+    }
+
+    /// A service by its configured name.
+    #[must_use]
+    pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services_in_order().find(|s| s.def.name == name)
+    }
+}
+
+/// Why a snapshot could not be built. Nothing has changed then.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// More services than slots.
+    TooManyServices {
+        /// Slots.
+        limit: usize,
+    },
+    /// More real servers than slots.
+    TooManyServers {
+        /// Slots.
+        limit: usize,
+    },
+    /// The scheduler refused.
+    Scheduler {
+        /// Service.
+        service: String,
+        /// The scheduler's sentence.
+        message: String,
+    },
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyServices { limit } => write!(
+                f,
+                "there are more services than `limits.services` ({limit}); raise it and restart"
+            ),
+            Self::TooManyServers { limit } => write!(
+                f,
+                "there are more real servers than `limits.servers` ({limit}), removed ones that still have \
+                 connections included; raise it and restart, or try again when those have ended"
+            ),
+            Self::Scheduler { service, message } => write!(f, "service `{service}`: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+#[derive(Clone, Debug)]
+struct DestSlot {
+    service: ServiceId,
+    addr: IpAddr,
+    port: u16,
+    proto: u8,
+    /// The last weight above 0 that it had.
+    last_weight: u32,
+    up: bool,
+    shared: Arc<DestShared>,
+    /// The last snapshot that has it available, once it was removed.
+    retired: Option<Arc<Dest>>,
+    retired_generation: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ServiceSlot {
+    kind: ServiceKind,
+    state: Arc<SchedState>,
+    /// Servers' slots at the last build, newest first, with what a scheduler's rebuild depends on.
+    previous: Vec<DestId>,
+    retired: bool,
+}
+
+/// Gives services and real servers their slots and builds snapshots.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    services: Vec<Option<ServiceSlot>>,
+    dests: Vec<Option<DestSlot>>,
+    seed: u64,
+    generation: u64,
+}
+
+impl Registry {
+    /// A registry with room for so many services and real servers. `seed` keys the choices that must be secret.
+    #[must_use]
+    pub fn new(services: usize, dests: usize, seed: u64) -> Self {
+        Self {
+            services: vec![None; services],
+            dests: vec![None; dests],
+            seed,
+            generation: 0,
+        }
+    }
+
+    /// Builds services and servers from `setup`.
+    ///
+    /// Objects that are the same (a service by its kind, a server by service, address and port) keep slot, counts and
+    /// scheduler position. A removed server keeps its slot while it has connections or while a snapshot older than
+    /// `oldest_generation` may still be read.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the registry is unchanged then.
+    pub fn build(
+        &mut self,
+        setup: &Setup,
+        previous: Option<&Services>,
+        oldest_generation: u64,
+    ) -> Result<Services, BuildError> {
+        let mut next = self.clone();
+        let built = next.build_in_place(setup, previous, oldest_generation)?;
+        *self = next;
+        Ok(built)
+    }
+
+    /// Number of the snapshot built last.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Sets a real server's operational state for the next build; `false` when there is no such server.
+    pub fn set_up(&mut self, id: DestId, up: bool) -> bool {
+        match self.dests.get_mut(id.0 as usize).and_then(Option::as_mut) {
+            Some(slot) => {
+                slot.up = up;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn build_in_place(
+        &mut self,
+        setup: &Setup,
+        previous: Option<&Services>,
+        oldest_generation: u64,
+    ) -> Result<Services, BuildError> {
+        self.generation += 1;
+        self.free_retired(oldest_generation);
+        let mut out = Services {
+            slots: Vec::new(),
+            dests: Vec::new(),
+            v4: FamilyIndex::default(),
+            v6: FamilyIndex::default(),
+            timeouts: TimeoutTicks::new(&setup.timeouts),
+            order: Vec::new(),
+        };
+        let mut kept_services = vec![false; self.services.len()];
+        let mut kept_dests = vec![false; self.dests.len()];
+        for def in &setup.services {
+            let id = self.service_slot(def)?;
+            kept_services[id.0 as usize] = true;
+            let mut dests = Vec::with_capacity(def.servers.len());
+            for d in def.servers.iter().rev() {
+                let dest = self.dest(id, proto_of(def), d)?;
+                kept_dests[dest.id.0 as usize] = true;
+                put(&mut out.dests, dest.id.0, Arc::clone(&dest));
+                dests.push(dest);
+            }
+            let service = Arc::new(self.service(id, def, dests, previous)?);
+            index_service(&mut out, &service);
+            out.order.push(id);
+            put(&mut out.slots, id.0, service);
+        }
+        self.retire(&kept_services, &kept_dests, previous, &mut out);
+        Ok(out)
+    }
+
+    fn service_slot(&mut self, def: &ServiceDef) -> Result<ServiceId, BuildError> {
+        let found = self
+            .services
+            .iter()
+            .position(|s| s.as_ref().is_some_and(|s| s.kind == def.kind));
+        let at = match found {
+            Some(i) => i,
+            None => {
+                let i = self
+                    .services
+                    .iter()
+                    .position(Option::is_none)
+                    .or_else(|| {
+                        self.services
+                            .iter()
+                            .position(|s| s.as_ref().is_some_and(|s| s.retired))
+                    })
+                    .ok_or(BuildError::TooManyServices {
+                        limit: self.services.len(),
+                    })?;
+                self.services[i] = Some(ServiceSlot {
+                    kind: def.kind,
+                    state: Arc::default(),
+                    previous: Vec::new(),
+                    retired: false,
+                });
+                i
+            }
+        };
+        if let Some(slot) = &mut self.services[at] {
+            slot.retired = false;
+        }
+        Ok(ServiceId(
+            u32::try_from(at).expect("slot numbers are bounded by the limits"),
+        ))
+    }
+
+    fn dest(
+        &mut self,
+        service: ServiceId,
+        proto: u8,
+        def: &DestDef,
+    ) -> Result<Arc<Dest>, BuildError> {
+        let same = |s: &DestSlot| s.service == service && s.addr == def.addr && s.port == def.port;
+        let found = self.dests.iter().position(|s| s.as_ref().is_some_and(same));
+        let limit = self.dests.len();
+        let at = match found {
+            Some(i) => i,
+            None => {
+                let i = self
+                    .dests
+                    .iter()
+                    .position(Option::is_none)
+                    .ok_or(BuildError::TooManyServers { limit })?;
+                self.dests[i] = Some(DestSlot {
+                    service,
+                    addr: def.addr,
+                    port: def.port,
+                    proto,
+                    last_weight: 0,
+                    up: true,
+                    shared: Arc::default(),
+                    retired: None,
+                    retired_generation: 0,
+                });
+                i
+            }
+        };
+        let slot = self.dests[at]
+            .as_mut()
+            .expect("the slot was found or filled above");
+        slot.retired = None;
+        let takes = def.admin == AdminState::Ready && slot.up;
+        let weight = if takes { def.weight } else { 0 };
+        if weight != 0 {
+            slot.last_weight = weight;
+        }
+        slot.shared
+            .reconsider(def.upper_threshold, def.lower_threshold);
+        Ok(Arc::new(Dest {
+            id: DestId(u32::try_from(at).expect("slot numbers are bounded by the limits")),
+            service,
+            name: def.label(),
+            addr: def.addr,
+            port: def.port,
+            method: def.method,
+            weight,
+            last_weight: slot.last_weight,
+            upper_threshold: def.upper_threshold,
+            lower_threshold: def.lower_threshold,
+            admin: def.admin,
+            up: slot.up,
+            available: true,
+            shared: Arc::clone(&slot.shared),
+        }))
+    }
+
+    fn service(
+        &mut self,
+        id: ServiceId,
+        def: &ServiceDef,
+        dests: Vec<Arc<Dest>>,
+        previous: Option<&Services>,
+    ) -> Result<Service, BuildError> {
+        let slot = self.services[id.0 as usize]
+            .as_mut()
+            .expect("the service was given this slot");
+        let before = previous
+            .and_then(|p| p.slots.get(id.0 as usize))
+            .and_then(Option::as_ref);
+        if before.is_some_and(|b| b.def.scheduler != def.scheduler) {
+            // Another scheduler starts afresh: the word means something else to it.
+            slot.state = Arc::default();
+            slot.previous.clear();
+        }
+        let changed = before.is_none_or(|b| weights(&b.dests) != weights(&dests));
+        let scheduler = crate::sched::build(
+            &def.scheduler,
+            &Build {
+                dests: &dests,
+                previous: &slot.previous,
+                changed,
+                state: &slot.state,
+                flags: &def.flags,
+                seed: self.seed,
+            },
+        )
+        .map_err(|e| BuildError::Scheduler {
+            service: def.name.clone(),
+            message: e.to_string(),
+        })?;
+        slot.previous = dests.iter().map(|d| d.id).collect();
+        Ok(Service {
+            id,
+            af: def.af(),
+            def: def.clone(),
+            dests,
+            scheduler,
+        })
+    }
+
+    /// Marks what is no longer configured, and keeps removed servers that may still have connections.
+    fn retire(
+        &mut self,
+        kept_services: &[bool],
+        kept_dests: &[bool],
+        previous: Option<&Services>,
+        out: &mut Services,
+    ) {
+        for (slot, kept) in self.services.iter_mut().zip(kept_services) {
+            if let (Some(s), false) = (slot, kept) {
+                s.retired = true;
+            }
+        }
+        let generation = self.generation;
+        for (i, (slot, kept)) in self.dests.iter_mut().zip(kept_dests).enumerate() {
+            let (Some(s), false) = (slot.as_mut(), kept) else {
+                continue;
+            };
+            if s.retired.is_none() {
+                let last = previous
+                    .and_then(|p| p.dests.get(i))
+                    .and_then(Option::as_ref);
+                s.retired = last.map(|d| Arc::new(gone(d)));
+                s.retired_generation = generation;
+            }
+            match &s.retired {
+                Some(d) => put(&mut out.dests, d.id.0, Arc::clone(d)),
+                None => *slot = None,
+            }
+        }
+        for d in out.dests.iter().flatten() {
+            let proto = self.dests[d.id.0 as usize].as_ref().map_or(0, |s| s.proto);
+            index_dest(&mut out.v4, &mut out.v6, d, proto);
+        }
+    }
+
+    fn free_retired(&mut self, oldest_generation: u64) {
+        for slot in &mut self.dests {
+            let free = slot.as_ref().is_some_and(|s| {
+                s.retired.is_some()
+                    && s.retired_generation <= oldest_generation
+                    && s.shared.total() == 0
+                    && s.shared.persistent() == 0
+            });
+            if free {
+                *slot = None;
+            }
+        }
+    }
+}
+
+fn proto_of(def: &ServiceDef) -> u8 {
+    match def.kind {
+        ServiceKind::Address { proto, .. } => proto,
+    }
+}
+
+fn weights(dests: &[Arc<Dest>]) -> Vec<(DestId, u32)> {
+    dests.iter().map(|d| (d.id, d.weight)).collect()
+}
+
+fn gone(d: &Dest) -> Dest {
+    Dest {
+        name: d.name.clone(),
+        weight: 0,
+        available: false,
+        shared: Arc::clone(&d.shared),
+        ..*d
+    }
+}
+
+fn put<T>(slots: &mut Vec<Option<Arc<T>>>, at: u32, value: Arc<T>) {
+    let at = at as usize;
+    if slots.len() <= at {
+        slots.resize_with(at + 1, || None);
+    }
+    slots[at] = Some(value);
+}
+
+fn index_service(out: &mut Services, service: &Service) {
+    let ServiceKind::Address { proto, addr, port } = service.def.kind;
+    match addr {
+        IpAddr::V4(a) => {
+            out.v4
+                .services
+                .insert((Addr4::from(a), port, proto), service.id);
+        }
+        IpAddr::V6(a) => {
+            out.v6
+                .services
+                .insert((Addr6::from(a), port, proto), service.id);
+        }
+    }
+}
+
+fn index_dest(
+    v4: &mut FamilyIndex<crate::net::V4>,
+    v6: &mut FamilyIndex<crate::net::V6>,
+    d: &Dest,
+    proto: u8,
+) {
+    if d.method != Method::Masq {
+        return;
+    }
+    match d.addr {
+        IpAddr::V4(a) => {
+            v4.dests.insert((Addr4::from(a), d.port, proto), d.id);
+        }
+        IpAddr::V6(a) => {
+            v6.dests.insert((Addr6::from(a), d.port, proto), d.id);
+        }
+    }
+}
