@@ -6,6 +6,7 @@ pub mod addr;
 pub mod buf;
 pub mod drop_reason;
 pub mod packet;
+pub mod pcap;
 pub mod time;
 
 pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6};
