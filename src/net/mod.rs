@@ -12,6 +12,7 @@ pub mod packet;
 pub mod parse;
 pub mod rewrite;
 pub mod scope;
+pub mod pcap;
 pub mod time;
 
 pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6};
