@@ -3,6 +3,7 @@
 pub mod defs;
 pub mod fib;
 pub mod snapshot;
+pub mod exception;
 
 pub use defs::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,
