@@ -6,4 +6,4 @@ pub mod counter;
 pub mod dest;
 
 pub use counter::{Counter, DestCounters, ServiceCounters, WorkerCounters};
-pub use dest::{AdminState, Dest, DestId, DestShared, Method, ServiceId};
+pub use dest::{AdminState, Counts, Dest, DestId, DestShared, Method, ServiceId, Thresholds};
