@@ -1,5 +1,14 @@
 //! Packet input and output, one trait over every kind of device.
 
+pub mod fault;
+pub mod mem;
+pub mod pcap;
+pub mod record;
+mod rng;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Debug;
 
 use crate::net::PacketBuf;

@@ -107,10 +107,18 @@ impl<R: Read> Reader<R> {
             limits,
             ended: false,
         };
-        if let Format::Classic(classic) = &reader.format {
-            reader.check_link_type(0, classic.link_type())?;
-        }
+        reader.check_file_link_type()?;
         Ok(reader)
+    }
+
+    /// The same reader, for which any link type but Ethernet is an error from now on.
+    ///
+    /// # Errors
+    /// [`PcapError::LinkType`] when the file has another one for all packets (pcap).
+    pub fn into_ethernet(mut self) -> Result<Self, PcapError> {
+        self.limits.ethernet_only = true;
+        self.check_file_link_type()?;
+        Ok(self)
     }
 
     /// Reads the next frame into `buf`, replacing what was there, or says `None` at the end of the file. What `buf`
@@ -139,6 +147,13 @@ impl<R: Read> Reader<R> {
                 self.check_link_type(offset, record.link_type)?;
                 Ok(Some(record))
             }
+        }
+    }
+
+    fn check_file_link_type(&self) -> Result<(), PcapError> {
+        match &self.format {
+            Format::Classic(classic) => self.check_link_type(0, classic.link_type()),
+            Format::Ng(_) => Ok(()),
         }
     }
 

@@ -110,8 +110,9 @@ impl Bytes {
     }
 
     fn block(self, kind: u32, body: Self) -> Self {
-        let total = u32::try_from(body.1.len() + 12).expect("small");
-        self.u32(kind).u32(total).raw(&body.1).u32(total)
+        let Self(_, body) = body;
+        let total = u32::try_from(body.len() + 12).expect("small");
+        self.u32(kind).u32(total).raw(&body).u32(total)
     }
 }
 
