@@ -475,3 +475,120 @@ fn l4_checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &[u8]) -> u16 {
         _ => panic!("{src} and {dst} are of different families"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::packet::tcp_flags;
+
+    fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
+        let (src, dst) = if v6 {
+            ("[2001:db8::7]:40000", "[2001:db8:1::10]:5060")
+        } else {
+            ("198.51.100.7:40000", "192.0.2.10:5060")
+        };
+        let at = |s: &str| s.parse().expect("a socket address in a test");
+        (at(src), at(dst))
+    }
+
+    fn every_kind(v6: bool) -> Vec<Vec<u8>> {
+        let (src, dst) = ends(v6);
+        let frame = Frame::new();
+        let udp = frame.udp(src, dst, b"odd");
+        vec![
+            frame.tcp(src, dst, tcp_flags::SYN, 7, b"odd"),
+            frame.sctp(src, dst, b"chunk..."),
+            frame.icmp_echo(src.ip(), dst.ip(), 1, 2, b"ping!"),
+            frame.icmp_error(IcmpError::PortUnreachable, dst.ip(), &udp),
+            udp,
+        ]
+    }
+
+    #[test]
+    fn a_known_datagram_is_built_to_the_byte() {
+        let at = |s: &str| s.parse().expect("a socket address in a test");
+        let frame = Frame::new().id(0x1c46).dont_fragment().udp(
+            at("192.168.0.1:1000"),
+            at("192.168.0.2:2000"),
+            b"hi",
+        );
+        let expected: [u8; 44] = [
+            0x02, 0, 0, 0, 0, 0x10, 0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00, 0x45, 0, 0, 30, 0x1c, 0x46,
+            0x40, 0, 64, 17, 0x9d, 0x35, 192, 168, 0, 1, 192, 168, 0, 2, 0x03, 0xe8, 0x07, 0xd0, 0,
+            10, 0x0a, 0x65, b'h', b'i',
+        ];
+        assert_eq!(frame, expected);
+    }
+
+    #[test]
+    fn everything_built_verifies() {
+        for frame in every_kind(false).iter().chain(&every_kind(true)) {
+            assert_eq!(verify(frame), Ok(()));
+        }
+    }
+
+    #[test]
+    fn any_byte_changed_behind_the_ethernet_header_is_noticed() {
+        for (v6, frame) in [false, true]
+            .into_iter()
+            .flat_map(|v6| every_kind(v6).into_iter().map(move |frame| (v6, frame)))
+        {
+            // No checksum covers the IPv6 traffic class, flow label and hop limit, nor that of SCTP the addresses;
+            // and a next header that nobody knows has no checksum to be wrong.
+            let sctp = frame[20] == proto::SCTP;
+            let free = |at: usize| v6 && (matches!(at, 14..=17 | 20..=21) || sctp && at < 54);
+            for at in (14..frame.len()).filter(|at| !free(*at)) {
+                let mut damaged = frame.clone();
+                damaged[at] ^= 0x10;
+                assert!(verify(&damaged).is_err(), "byte {at} of {frame:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_fit_and_hold_all_of_the_payload() {
+        for v6 in [false, true] {
+            let (src, dst) = ends(v6);
+            let frame = Frame::new().vlan(4).udp(src, dst, &[7; 1000]);
+            for mtu in [80, 576, 1007, 1027, 1028, 1048] {
+                let pieces = fragment(&frame, mtu);
+                assert!(
+                    pieces
+                        .iter()
+                        .all(|p| p.len() - 18 <= mtu && verify(p) == Ok(()))
+                );
+                let payload: usize = pieces
+                    .iter()
+                    .map(|p| match parsed(p) {
+                        L3::V4(ip) => ip.end - ip.l4,
+                        L3::V6(ip) => ip.end - ip.l4,
+                        L3::Other(_) => 0,
+                    })
+                    .map(usize::from)
+                    .sum();
+                assert_eq!(payload, 1008, "MTU {mtu}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fragment_of_ipv4_can_be_fragmented_again() {
+        let (src, dst) = ends(false);
+        let frame = Frame::new().udp(src, dst, &[7; 1000]);
+        let once = fragment(&frame, 220);
+        let twice: Vec<_> = fragment(&frame, 620)
+            .iter()
+            .flat_map(|f| fragment(f, 220))
+            .collect();
+        assert_eq!(once, twice);
+    }
+
+    #[test]
+    fn a_udp_checksum_may_be_missing_over_ipv4_only() {
+        for v6 in [false, true] {
+            let (src, dst) = ends(v6);
+            let frame = Frame::new().no_udp_checksum().udp(src, dst, b"x");
+            assert_eq!(verify(&frame).is_ok(), !v6);
+        }
+    }
+}

@@ -286,3 +286,437 @@ fn icmp_sum<F: Family>(src: F::Addr, dst: F::Addr, icmp: &[u8]) -> Sum {
     };
     start.bytes(icmp)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::net::build::{self, Frame, verify};
+    use crate::net::packet::tcp_flags;
+    use crate::net::{L3, V4, V6, parse};
+
+    const CLIENT: (&str, &str) = ("198.51.100.7:40000", "[2001:db8::7]:40000");
+    const VIP: (&str, &str) = ("192.0.2.10:80", "[2001:db8:1::10]:80");
+    const DEST: (&str, &str) = ("10.0.0.21:8080", "[2001:db8:2::21]:8080");
+    const ROUTER: (&str, &str) = ("10.9.9.9:0", "[2001:db8:9::9]:0");
+
+    fn at(pair: (&str, &str), v6: bool) -> SocketAddr {
+        if v6 { pair.1 } else { pair.0 }
+            .parse()
+            .expect("a socket address in a test")
+    }
+
+    fn view<F: Family>(frame: &[u8]) -> Ip<F> {
+        // The parser's answer, whichever family it is of, as the one that the test is about.
+        parse::quoted::<F>(frame, 14).expect("a good frame")
+    }
+
+    fn kinds() -> [IcmpError; 4] {
+        [
+            IcmpError::TimeExceeded,
+            IcmpError::PortUnreachable,
+            IcmpError::HostUnreachable,
+            IcmpError::TooBig { mtu: 1400 },
+        ]
+    }
+
+    #[test]
+    fn errors_have_the_types_and_codes_of_their_family() {
+        let table = [
+            (
+                false,
+                [
+                    [11, 0, 0, 0],
+                    [3, 3, 0, 0],
+                    [3, 1, 0, 0],
+                    [3, 4, 0x05, 0x78],
+                ],
+            ),
+            (
+                true,
+                [[3, 0, 0, 0], [1, 4, 0, 0], [1, 3, 0, 0], [2, 0, 0x05, 0x78]],
+            ),
+        ];
+        for (v6, expected) in table {
+            let frame = Frame::new().udp(at(CLIENT, v6), at(VIP, v6), b"x");
+            let l4 = if v6 { 54 } else { 34 };
+            for (kind, expected) in kinds().into_iter().zip(expected) {
+                let error = Frame::new().icmp_error(kind, at(VIP, v6).ip(), &frame);
+                assert_eq!(verify(&error), Ok(()), "{kind:?}");
+                let seen = [error[l4], error[l4 + 1], error[l4 + 6], error[l4 + 7]];
+                assert_eq!(seen, expected, "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_goes_to_the_source_and_quotes_the_packet() {
+        for (v6, header_len) in [(false, 20), (true, 40)] {
+            let frame = Frame::new()
+                .padding(9)
+                .udp(at(CLIENT, v6), at(VIP, v6), b"x");
+            let error =
+                Frame::new().icmp_error(IcmpError::PortUnreachable, at(VIP, v6).ip(), &frame);
+            assert_eq!(error[14 + header_len + 8..], frame[14..frame.len() - 9]);
+            let ends = match parse(&error).expect("a good frame").l3 {
+                L3::V4(ip) => (ip.flow.src.into(), ip.flow.dst.into()),
+                L3::V6(ip) => (ip.flow.src.into(), ip.flow.dst.into()),
+                L3::Other(_) => panic!("IP"),
+            };
+            assert_eq!(ends, (at(VIP, v6).ip(), at(CLIENT, v6).ip()));
+        }
+    }
+
+    #[test]
+    fn an_error_quotes_as_much_as_fits_the_smallest_link() {
+        for (v6, len) in [(false, 576), (true, 1280)] {
+            let frame = Frame::new().udp(at(CLIENT, v6), at(VIP, v6), &[7; 1400]);
+            let error = Frame::new().icmp_error(IcmpError::TimeExceeded, at(VIP, v6).ip(), &frame);
+            assert_eq!(error.len() - 14, len);
+            assert_eq!(verify(&error), Ok(()));
+        }
+    }
+
+    #[test]
+    fn an_error_is_not_made_where_it_does_not_fit() {
+        let frame = Frame::new().udp(at(CLIENT, false), at(VIP, false), b"x");
+        let src = view::<V4>(&frame).flow.dst;
+        let kind = IcmpError::TimeExceeded;
+        assert_eq!(
+            build_error::<V4>(kind, src, &frame[14..], &mut [0; 56]),
+            None
+        );
+        assert_eq!(
+            build_error::<V4>(kind, src, &frame[14..], &mut [0; 57]),
+            Some(57)
+        );
+        assert_eq!(
+            build_error::<V4>(kind, src, &frame[14..33], &mut [0; 576]),
+            None
+        );
+    }
+
+    fn answered(frame: &[u8]) -> bool {
+        let packet = parse(frame).expect("a good frame");
+        match packet.l3 {
+            L3::V4(ip) => may_answer(frame, &ip, packet.group),
+            L3::V6(ip) => may_answer(frame, &ip, packet.group),
+            L3::Other(_) => panic!("IP"),
+        }
+    }
+
+    #[test]
+    fn only_packets_of_one_host_to_another_are_answered() {
+        let udp = |src: &str, dst: &str| {
+            let at = |a: &str| SocketAddr::new(a.parse().expect("an address"), 9);
+            Frame::new().udp(at(src), at(dst), b"x")
+        };
+        let table = [
+            (udp("192.0.2.1", "192.0.2.2"), true),
+            (udp("192.0.2.1", "224.0.0.9"), false),
+            (udp("192.0.2.1", "255.255.255.255"), false),
+            (udp("0.0.0.0", "192.0.2.2"), false),
+            (udp("224.0.0.9", "192.0.2.2"), false),
+            (udp("127.0.0.1", "192.0.2.2"), false),
+            (udp("2001:db8::1", "2001:db8::2"), true),
+            (udp("2001:db8::1", "ff02::1"), false),
+            (udp("::", "2001:db8::2"), false),
+        ];
+        for (frame, expected) in table {
+            assert_eq!(answered(&frame), expected, "{:?}", parse(&frame));
+            let mut to_group = frame.clone();
+            to_group[0] |= 1;
+            assert!(!answered(&to_group));
+        }
+    }
+
+    #[test]
+    fn later_fragments_are_not_answered() {
+        for v6 in [false, true] {
+            let whole = Frame::new().udp(at(CLIENT, v6), at(VIP, v6), &[7; 200]);
+            let answers: Vec<bool> = build::fragment(&whole, 128)
+                .iter()
+                .map(|f| answered(f))
+                .collect();
+            assert!(answers[0] && answers[1..].iter().all(|a| !a), "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn queries_are_answered_and_errors_are_not() {
+        for (v6, queries, errors) in [
+            (
+                false,
+                &[0u8, 8, 13, 17][..],
+                &[3u8, 4, 5, 11, 12, 1, 200][..],
+            ),
+            (true, &[128, 129, 135][..], &[1, 2, 3, 4, 100, 127, 137][..]),
+        ] {
+            for (kinds, expected) in [(queries, true), (errors, false)] {
+                for kind in kinds {
+                    let (src, dst) = (at(CLIENT, v6).ip(), at(VIP, v6).ip());
+                    let frame = Frame::new().icmp(src, dst, *kind, 0, &[0; 4]);
+                    assert_eq!(answered(&frame), expected, "type {kind}, IPv6 {v6}");
+                }
+            }
+        }
+        let empty = Frame::new().ip(at(CLIENT, false).ip(), at(VIP, false).ip(), 1, &[]);
+        assert!(!answered(&empty));
+    }
+
+    fn embedded_in(frame: &[u8]) -> Result<Option<FlowText>, DropReason> {
+        Ok(match parse(frame).expect("a good frame").l3 {
+            L3::V4(ip) => embedded(frame, &ip)?.map(|e| text(&e)),
+            L3::V6(ip) => embedded(frame, &ip)?.map(|e| text(&e)),
+            L3::Other(_) => panic!("IP"),
+        })
+    }
+
+    type FlowText = (SocketAddr, SocketAddr, u8, u32);
+
+    fn text<F: Family>(e: &Embedded<F>) -> FlowText {
+        let f = e.flow();
+        let (src, dst) = (f.src.into(), f.dst.into());
+        (
+            SocketAddr::new(src, f.src_port),
+            SocketAddr::new(dst, f.dst_port),
+            f.proto,
+            e.mtu,
+        )
+    }
+
+    #[test]
+    fn the_quoted_flow_is_read_as_it_travelled() {
+        for v6 in [false, true] {
+            let (client, dest) = (at(CLIENT, v6), at(DEST, v6));
+            let frame = Frame::new().tcp(client, dest, tcp_flags::SYN, 1, b"");
+            let error = Frame::new().icmp_error(
+                IcmpError::TooBig { mtu: 1400 },
+                at(ROUTER, v6).ip(),
+                &frame,
+            );
+            assert_eq!(embedded_in(&error), Ok(Some((client, dest, 6, 1400))));
+            let error =
+                Frame::new().icmp_error(IcmpError::TimeExceeded, at(ROUTER, v6).ip(), &frame);
+            assert_eq!(embedded_in(&error), Ok(Some((client, dest, 6, 0))));
+        }
+    }
+
+    #[test]
+    fn eight_bytes_of_quoted_transport_are_enough() {
+        let (client, dest) = (at(CLIENT, false), at(DEST, false));
+        let frame = Frame::new().tcp(client, dest, tcp_flags::SYN, 1, b"");
+        let body = |len: usize| [&[0; 4][..], &frame[14..14 + 20 + len]].concat();
+        let error = |len| Frame::new().icmp(at(ROUTER, false).ip(), client.ip(), 11, 0, &body(len));
+        assert_eq!(embedded_in(&error(8)), Ok(Some((client, dest, 6, 0))));
+        assert_eq!(embedded_in(&error(4)), Ok(Some((client, dest, 6, 0))));
+        assert_eq!(embedded_in(&error(3)), Err(DropReason::IcmpUnmatched));
+    }
+
+    #[test]
+    fn what_is_not_translated_is_none() {
+        let (client, dest) = (at(CLIENT, false), at(DEST, false));
+        let router = at(ROUTER, false).ip();
+        let quote = |frame: &[u8]| [&[0; 4][..], &frame[14..]].concat();
+        let udp = Frame::new().udp(client, dest, &[7; 100]);
+        let later = build::fragment(&udp, 60).pop().expect("fragments");
+        let gre = Frame::new().ip(client.ip(), dest.ip(), proto::GRE, &[0; 20]);
+        let icmp = |kind, body: &[u8]| Frame::new().icmp(router, client.ip(), kind, 0, body);
+        let table = [
+            ("echo", icmp(8, &quote(&udp))),
+            ("redirect", icmp(5, &quote(&udp))),
+            ("later fragment", icmp(11, &quote(&later))),
+            ("unknown protocol", icmp(11, &quote(&gre))),
+            ("UDP", udp),
+            (
+                "ICMP of 7 bytes",
+                Frame::new().ip(router, client.ip(), 1, &[11; 7]),
+            ),
+        ];
+        for (what, frame) in table {
+            assert_eq!(embedded_in(&frame), Ok(None), "{what}");
+        }
+    }
+
+    #[test]
+    fn malformed_quotes_are_refused() {
+        let (client, dest) = (at(CLIENT, false), at(DEST, false));
+        let good = Frame::new().udp(client, dest, &[7; 8])[14..].to_vec();
+        let with = |at: usize, byte: u8| {
+            let mut quote = good.clone();
+            quote[at] = byte;
+            quote
+        };
+        let table = [
+            ("nothing", vec![]),
+            ("cut header", good[..19].to_vec()),
+            ("version", with(0, 0x65)),
+            ("header length", with(0, 0x44)),
+            ("total length", with(3, 19)),
+            ("cut options", with(0, 0x4f)),
+        ];
+        for (what, quote) in table {
+            let body = [&[0; 4][..], &quote].concat();
+            let frame = Frame::new().icmp(at(ROUTER, false).ip(), client.ip(), 3, 1, &body);
+            assert_eq!(
+                embedded_in(&frame),
+                Err(DropReason::IcmpUnmatched),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_in_fragments_has_to_be_put_together_before() {
+        for v6 in [false, true] {
+            let frame = Frame::new().udp(at(CLIENT, v6), at(DEST, v6), &[7; 300]);
+            let error =
+                Frame::new().icmp_error(IcmpError::TimeExceeded, at(ROUTER, v6).ip(), &frame);
+            let pieces = build::fragment(&error, 200);
+            assert_eq!(embedded_in(&pieces[0]), Err(DropReason::Fragment));
+            assert_eq!(embedded_in(&pieces[1]), Ok(None));
+        }
+    }
+
+    fn translated(frame: &mut [u8], side: Side, to: SocketAddr) -> Result<(), DropReason> {
+        match (parse(frame).expect("a good frame").l3, to.ip()) {
+            (L3::V4(mut ip), std::net::IpAddr::V4(a)) => {
+                let mut e = embedded(frame, &ip)?.expect("an error");
+                translate(frame, &mut ip, &mut e, side, a.into(), to.port())?;
+                assert_eq!(embedded(frame, &ip), Ok(Some(e)), "the view stays true");
+            }
+            (L3::V6(mut ip), std::net::IpAddr::V6(a)) => {
+                let mut e = embedded(frame, &ip)?.expect("an error");
+                translate(frame, &mut ip, &mut e, side, a.into(), to.port())?;
+                assert_eq!(embedded(frame, &ip), Ok(Some(e)), "the view stays true");
+            }
+            _ => panic!("mixed families"),
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_from_a_server_is_what_the_virtual_host_would_have_sent() {
+        for v6 in [false, true] {
+            let (client, vip, dest) = (at(CLIENT, v6), at(VIP, v6), at(DEST, v6));
+            // SCTP, because its checksum does not cover the addresses: the quotes are then the same to the last bit.
+            let kind = IcmpError::PortUnreachable;
+            let inside = Frame::new().udp(client, dest, b"odd");
+            let mut error = Frame::new().icmp_error(kind, dest.ip(), &inside);
+            translated(&mut error, Side::Src, vip).expect("a good error");
+            assert_eq!(verify(&error), Ok(()));
+            assert_eq!(
+                embedded_in(&error).map(|e| e.map(|e| (e.0, e.1))),
+                Ok(Some((client, vip)))
+            );
+            assert_eq!(outer_ends(&error), (vip.ip(), client.ip()));
+        }
+    }
+
+    #[test]
+    fn an_error_from_the_clients_side_reaches_the_server_about_its_own_packet() {
+        for v6 in [false, true] {
+            let (client, vip, dest) = (at(CLIENT, v6), at(VIP, v6), at(DEST, v6));
+            let reply = Frame::new().tcp(vip, client, tcp_flags::ACK, 1, &[7; 600]);
+            let kind = IcmpError::TooBig { mtu: 1300 };
+            let mut error = Frame::new().icmp_error(kind, at(ROUTER, v6).ip(), &reply);
+            translated(&mut error, Side::Dst, dest).expect("a good error");
+            assert_eq!(verify(&error), Ok(()));
+            assert_eq!(embedded_in(&error), Ok(Some((dest, client, 6, 1300))));
+            assert_eq!(outer_ends(&error), (at(ROUTER, v6).ip(), dest.ip()));
+        }
+    }
+
+    fn outer_ends(frame: &[u8]) -> (std::net::IpAddr, std::net::IpAddr) {
+        match parse(frame).expect("a good frame").l3 {
+            L3::V4(ip) => (ip.flow.src.into(), ip.flow.dst.into()),
+            L3::V6(ip) => (ip.flow.src.into(), ip.flow.dst.into()),
+            L3::Other(_) => panic!("IP"),
+        }
+    }
+
+    #[test]
+    fn the_quoted_header_checksum_follows_the_quoted_address() {
+        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
+        let inside = Frame::new().udp(client, dest, b"x");
+        let mut error = Frame::new().icmp_error(IcmpError::PortUnreachable, dest.ip(), &inside);
+        translated(&mut error, Side::Src, vip).expect("a good error");
+        assert!(checksum::is_valid(&error[42..62]));
+    }
+
+    #[test]
+    fn a_wrong_icmp_checksum_changes_nothing() {
+        for v6 in [false, true] {
+            let inside = Frame::new().udp(at(CLIENT, v6), at(DEST, v6), b"x");
+            let kind = IcmpError::PortUnreachable;
+            let mut error = Frame::new().icmp_error(kind, at(DEST, v6).ip(), &inside);
+            let last = error.len() - 1;
+            error[last] ^= 1;
+            let before = error.clone();
+            let verdict = translated(&mut error, Side::Src, at(VIP, v6));
+            assert_eq!((verdict, error), (Err(DropReason::L4Checksum), before));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn translation_keeps_checksums_right_for_any_quote(
+            v6: bool, out: bool, payload in prop::collection::vec(any::<u8>(), 0..1500),
+            to4: [u8; 4], to6: [u8; 16], port: u16, tcp: bool,
+        ) {
+            let (client, dest) = (at(CLIENT, v6), at(DEST, v6));
+            let inside = if tcp {
+                Frame::new().ip_options(&[1; 5]).tcp(client, dest, tcp_flags::ACK, 1, &payload)
+            } else {
+                Frame::new().extension(60, &[1; 5]).udp(client, dest, &payload)
+            };
+            let mut error =
+                Frame::new().icmp_error(IcmpError::TimeExceeded, at(ROUTER, v6).ip(), &inside);
+            let to = if v6 { SocketAddr::from((to6, port)) } else { SocketAddr::from((to4, port)) };
+            let side = if out { Side::Src } else { Side::Dst };
+            translated(&mut error, side, to).expect("a good error");
+            prop_assert_eq!(verify(&error), Ok(()));
+        }
+
+        #[test]
+        fn no_bytes_make_reading_or_answering_panic(
+            v6: bool, kind in prop::sample::select(vec![1u8, 2, 3, 4, 11, 12]),
+            body in prop::collection::vec(any::<u8>(), 0..120), first: u8,
+        ) {
+            let mut body = body;
+            if body.len() > 4 {
+                body[4] = if first % 2 == 0 { 0x45 } else { 0x60 };
+            }
+            let (src, dst) = (at(ROUTER, v6).ip(), at(CLIENT, v6).ip());
+            let mut frame = Frame::new().padding(8).icmp(src, dst, kind, 0, &body);
+            if let Ok(Some(_)) = embedded_in(&frame) {
+                let _ = translated(&mut frame, Side::Src, at(VIP, v6));
+                prop_assert!(frame.ends_with(&[0; 8]));
+            }
+            let _ = answered(&frame);
+        }
+
+        #[test]
+        fn every_prefix_of_a_quote_is_read_or_refused(v6: bool, cut in 0usize..120) {
+            let inside = Frame::new().extension(60, &[1; 5]).ip_options(&[1; 9]).udp(
+                at(CLIENT, v6), at(DEST, v6), b"payload",
+            );
+            let body = [&[0; 4][..], &inside[14..inside.len().min(14 + cut)]].concat();
+            let (src, dst) = (at(ROUTER, v6).ip(), at(CLIENT, v6).ip());
+            let mut frame = Frame::new().icmp(src, dst, 3, 1, &body);
+            if let Ok(Some(_)) = embedded_in(&frame) {
+                prop_assert_eq!(translated(&mut frame, Side::Src, at(VIP, v6)), Ok(()));
+                prop_assert_eq!(verify(&frame), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn view_is_of_the_family_asked_for() {
+        let frame = Frame::new().udp(at(CLIENT, true), at(VIP, true), b"x");
+        assert_eq!(view::<V6>(&frame).flow.dst_port, 80);
+    }
+}

@@ -21,6 +21,15 @@ const TPID_CUSTOMER: u16 = 0x8100;
 /// IEEE 802.1ad service tag.
 const TPID_SERVICE: u16 = 0x88a8;
 
+/// IPv6 hop-by-hop options.
+const HOP_BY_HOP: u8 = 0;
+/// IPv6 routing header.
+const ROUTING: u8 = 43;
+/// IPv6 fragment header.
+const FRAGMENT: u8 = 44;
+/// IPv6 destination options.
+const DESTINATION: u8 = 60;
+
 /// Where the fields of a family's fixed header lie, in bytes from its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
@@ -66,14 +75,22 @@ pub fn parse(frame: &[u8]) -> Result<Packet, DropReason> {
     let ethernet: &[u8; ETHERNET_LEN] = frame.first_chunk().ok_or(DropReason::EthShort)?;
     let group = ethernet[0] & 1 != 0;
     let ether_type = be16(ethernet, 12);
-    if ether_type == V4::ETHER_TYPE {
-        // The common case, with every offset of the fixed header known at compile time.
-        return Ok(Packet {
-            vlan: None,
-            group,
-            l3: L3::V4(ip(frame, ETHERNET_LEN)?),
-        });
+    // The common cases, with every offset of the fixed header known at compile time. Each kind of frame is a
+    // function of its own: merged into one, their values share registers and spill, which costs a third of the speed.
+    match ether_type {
+        V4::ETHER_TYPE => Ok(Packet { vlan: None, group, l3: L3::V4(ip(frame, ETHERNET_LEN)?) }),
+        V6::ETHER_TYPE => untagged_v6(frame, group),
+        _ => tagged(frame, group, ether_type),
     }
+}
+
+#[inline(never)]
+fn untagged_v6(frame: &[u8], group: bool) -> Result<Packet, DropReason> {
+    Ok(Packet { vlan: None, group, l3: L3::V6(ip(frame, ETHERNET_LEN)?) })
+}
+
+#[inline(never)]
+fn tagged(frame: &[u8], group: bool, ether_type: u16) -> Result<Packet, DropReason> {
     let (vlan, ether_type, at) = untag(frame, ether_type)?;
     let l3 = match ether_type {
         V4::ETHER_TYPE => L3::V4(ip(frame, at)?),
@@ -108,7 +125,7 @@ fn untag(frame: &[u8], ether_type: u16) -> Result<(Option<u16>, u16, usize), Dro
     Ok((vlan, ether_type, at))
 }
 
-#[inline]
+#[inline(always)] // See `ip_with`.
 fn ip<F: Family>(frame: &[u8], l3: usize) -> Result<Ip<F>, DropReason> {
     ip_with::<F, false>(frame, l3)
 }
@@ -212,7 +229,7 @@ fn ipv4<const QUOTED: bool>(frame: &[u8], l3: usize) -> Result<Headers, DropReas
 }
 
 /// RFC 8200 §3 and §4. A payload length of 0 belongs to a jumbogram (RFC 2675), which no port can receive.
-#[inline]
+#[inline(always)] // See `ip_with`.
 fn ipv6<const QUOTED: bool>(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
     let fixed: &[u8; 40] = chunk(frame, l3).ok_or(DropReason::IpShort)?;
     if fixed[0] >> 4 != 6 {
@@ -223,7 +240,13 @@ fn ipv6<const QUOTED: bool>(frame: &[u8], l3: usize) -> Result<Headers, DropReas
         return Err(DropReason::IpTotalLength);
     }
     let end = end_of::<QUOTED>(frame, l3 + fixed.len() + payload_len)?;
-    let chain = walk(&frame[..end], l3 + fixed.len(), fixed[6]).ok_or(DropReason::IpExtension)?;
+    let l4 = l3 + fixed.len();
+    let chain = match fixed[6] {
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION => {
+            walk(&frame[..end], l4, fixed[6]).ok_or(DropReason::IpExtension)?
+        }
+        proto => Chain { proto, l4, fragment: None },
+    };
     Ok(Headers {
         proto: chain.proto,
         ttl: fixed[7],
@@ -260,13 +283,8 @@ struct Chain {
 /// The walk ends at anything that is not hop-by-hop options, routing, destination options or a fragment header; at
 /// a later fragment, behind whose header is no header; and at a second fragment header, which belongs to a datagram
 /// within the datagram that someone has to put together first.
-#[inline]
+#[inline(never)] // Rare, and large.
 fn walk(packet: &[u8], at: usize, next: u8) -> Option<Chain> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const DESTINATION: u8 = 60;
-
     let mut chain = Chain {
         proto: next,
         l4: at,
@@ -839,7 +857,7 @@ mod tests {
                     const N: u32 = 4_000_000;
                     let start = std::time::Instant::now();
                     for _ in 0..N {
-                        let _ = black_box(parse(black_box(&frame)));
+                        black_box(&parse(black_box(&frame)));
                     }
                     start.elapsed().as_secs_f64() * 1e9 / f64::from(N)
                 })
