@@ -21,8 +21,15 @@ const WINDOW: usize = 65_536;
 const OPERATIONS: usize = 4_000_000;
 
 fn main() {
-    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let flows = if asked.is_empty() { vec![1_000, 100_000, 1_000_000, 4_000_000] } else { asked };
+    let asked: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|a| a.parse().ok())
+        .collect();
+    let flows = if asked.is_empty() {
+        vec![1_000, 100_000, 1_000_000, 4_000_000]
+    } else {
+        asked
+    };
     println!("ns per operation: median (10th..90th percentile of windows)");
     println!(
         "{:>9} {:>24} {:>24} {:>24} {:>24} {:>24}",
@@ -31,7 +38,9 @@ fn main() {
     for flows in flows {
         let cells = measure(flows);
         print!("{flows:>9}");
-        cells.iter().for_each(|cell| print!(" {:>24}", cell.to_string()));
+        cells
+            .iter()
+            .for_each(|cell| print!(" {:>24}", cell.to_string()));
         println!();
     }
 }
@@ -146,7 +155,13 @@ fn shuffled_keys(flows: usize) -> Vec<FlowKey<V4>> {
     let mut keys: Vec<_> = (0..flows)
         .map(|i| conn(i, Method::Masq))
         .enumerate()
-        .map(|(i, c)| if i % 2 == 0 { c.request_key() } else { c.reply_key().expect("masq") })
+        .map(|(i, c)| {
+            if i % 2 == 0 {
+                c.request_key()
+            } else {
+                c.reply_key().expect("masq")
+            }
+        })
         .collect();
     let mut seed = 1u64;
     for i in (1..keys.len()).rev() {
@@ -172,7 +187,8 @@ impl Figure {
 
     #[allow(clippy::cast_precision_loss)]
     fn add(&mut self, start: Instant, operations: usize) {
-        self.0.push(start.elapsed().as_nanos() as f64 / operations as f64);
+        self.0
+            .push(start.elapsed().as_nanos() as f64 / operations as f64);
     }
 }
 
@@ -192,7 +208,10 @@ struct Keyed(HashKey);
 impl BuildHasher for Keyed {
     type Hasher = Fold;
     fn build_hasher(&self) -> Fold {
-        Fold { state: self.0.0[0], key: self.0.0[1] | 1 }
+        Fold {
+            state: self.0.0[0],
+            key: self.0.0[1] | 1,
+        }
     }
 }
 

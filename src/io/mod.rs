@@ -12,12 +12,7 @@ mod tests;
 use std::fmt::Debug;
 
 use crate::net::PacketBuf;
-
-/// Frames per burst.
-pub const BURST: usize = 32;
-
-/// A fixed-capacity list of frames on their way.
-pub type Burst<B> = arrayvec::ArrayVec<B, BURST>;
+pub use crate::net::{BURST, Burst};
 
 /// One receive and one transmit queue of one port, owned by one worker.
 pub trait PacketIo: Send + Debug {

@@ -24,6 +24,8 @@ pub struct Selection<'a> {
     pub random: u64,
     /// The session key of `offh`, where the service has one and the packet carries it.
     pub session: Option<&'a [u8]>,
+    /// Now.
+    pub now: crate::net::Tick,
 }
 
 /// Scheduler state that outlives a rebuild; all zero at first.
@@ -59,4 +61,13 @@ pub trait Scheduler: Send + Sync + Debug {
 /// TEMPORARY until the schedulers are merged.
 pub fn build(_name: &str, _b: &Build<'_>) -> Result<Box<dyn Scheduler>, String> {
     Err("none".into())
+}
+
+/// TEMPORARY
+pub fn select_and_reserve(
+    s: &dyn Scheduler,
+    dests: &[Arc<Dest>],
+    sel: &Selection<'_>,
+) -> Option<usize> {
+    s.select(dests, sel)
 }

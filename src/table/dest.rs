@@ -194,9 +194,6 @@ impl DestShared {
         self.persistent.load(Ordering::Relaxed)
     }
 
-    /// TEMPORARY until thresholds are merged.
-    pub fn reconsider(&self, _upper: u32, _lower: u32) {}
-
     /// Whether the overload flag is set.
     #[must_use]
     pub fn overloaded(&self) -> bool {
@@ -318,6 +315,13 @@ pub struct Dest {
 }
 
 impl Dest {
+    /// Whether its connections may go on: still configured, up, and not in maintenance.
+    #[inline]
+    #[must_use]
+    pub fn serving(&self) -> bool {
+        self.available && self.up && self.admin != AdminState::Maint
+    }
+
     /// Its thresholds.
     #[must_use]
     pub fn thresholds(&self) -> Thresholds {

@@ -48,7 +48,10 @@ const _: () = assert!(
     LEVELS[2].shift + LEVELS[2].bits == u32::BITS,
     "the wheel spans all ticks"
 );
-const _: () = assert!(SLOTS.is_multiple_of(u64::BITS), "a bitmap word belongs to one level");
+const _: () = assert!(
+    SLOTS.is_multiple_of(u64::BITS),
+    "a bitmap word belongs to one level"
+);
 
 /// A node of a doubly linked ring: an item, or the head of a slot.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
