@@ -203,11 +203,11 @@ impl Director {
                     None => match p.l3 {
                         L3::V4(ip) => {
                             let hit = self.v4.recheck(&ip.flow, hits4[i], then.0);
-                            self.packet(cx, ip, hit, &mut buf, sink)
+                            self.packet(cx, &mut Carried { ip, buf: &mut buf }, hit, sink)
                         }
                         L3::V6(ip) => {
                             let hit = self.v6.recheck(&ip.flow, hits6[i], then.1);
-                            self.packet(cx, ip, hit, &mut buf, sink)
+                            self.packet(cx, &mut Carried { ip, buf: &mut buf }, hit, sink)
                         }
                         L3::Other(_) => Verdict::Punt,
                     },
@@ -233,17 +233,16 @@ impl Director {
     fn packet<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        mut ip: Ip<F>,
+        p: &mut Carried<'_, F, B>,
         hit: Option<Hit>,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        match ip.flow.proto {
-            proto::TCP | proto::UDP if ip.fragment.is_some() && !atomic(&ip) => {
-                self.fragment(cx, &ip)
+        match p.ip.flow.proto {
+            proto::TCP | proto::UDP if p.ip.fragment.is_some() && !atomic(&p.ip) => {
+                self.fragment(cx, &p.ip)
             }
-            proto::TCP | proto::UDP => self.flow(cx, &mut ip, hit, buf, sink),
-            proto::ICMP | proto::ICMPV6 => self.icmp(cx, &mut ip, buf, sink),
+            proto::TCP | proto::UDP => self.flow(cx, p, hit, sink),
+            proto::ICMP | proto::ICMPV6 => self.icmp(cx, p, sink),
             _ => Verdict::Punt,
         }
     }
@@ -261,9 +260,8 @@ impl Director {
     fn flow<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         hit: Option<Hit>,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let found = match hit {
@@ -271,15 +269,15 @@ impl Director {
                 index,
                 direction: Direction::FromServer,
             }) => {
-                return self.from_server(cx, ip, index, buf, sink);
+                return self.reply(cx, p, index, sink);
             }
-            Some(Hit { index, .. }) => self.usable(cx, ip, index),
+            Some(Hit { index, .. }) => self.usable(cx, &p.ip, index),
             None => Usable::No,
         };
         match found {
-            Usable::Yes(index, dest) => self.from_client(cx, ip, index, dest, buf, sink),
+            Usable::Yes(index, dest) => self.serve(cx, p, index, dest, sink),
             Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
-            Usable::No => self.miss(cx, ip, buf, sink),
+            Usable::No => self.miss(cx, p, sink),
         }
     }
 
@@ -304,18 +302,17 @@ impl Director {
     fn miss<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
-        buf: &mut B,
+        p: &mut Carried<'_, F, B>,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let index = F::index(&cx.snapshot.services);
-        let flow = ip.flow;
+        let flow = p.ip.flow;
         if let Some(id) = index.service(flow.dst, flow.dst_port, flow.proto) {
             if let Some(other) = self.other_owner::<F>(cx, flow.src, flow.src_port, flow.proto) {
                 return Verdict::HandOver(other);
             }
             return match cx.snapshot.service(id) {
-                Some(service) => self.schedule(cx, ip, service, buf, sink),
+                Some(service) => self.schedule(cx, p, service, sink),
                 None => Verdict::Drop(DropReason::Internal),
             };
         }
@@ -353,16 +350,15 @@ impl Director {
     fn schedule<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         service: &Arc<Service>,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if !ip.l4_whole {
+        if !p.ip.l4_whole {
             return Verdict::Drop(DropReason::L4Short);
         }
-        let flow = ip.flow;
-        let new_tcp = ip.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
+        let flow = p.ip.flow;
+        let new_tcp = p.ip.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
         if flow.proto == proto::TCP && !new_tcp {
             // No connection and no start of one: the kernel, which has the address, answers as for any closed port.
             return Verdict::Punt;
@@ -385,21 +381,14 @@ impl Director {
         let chosen = select_and_reserve(&*service.scheduler, &service.dests, &selection);
         let Some(dest) = chosen.map(|i| &service.dests[i]) else {
             counters.rejected_no_server.inc();
-            self.answer(
-                cx,
-                ip,
-                IcmpError::PortUnreachable,
-                Some(flow.dst),
-                buf,
-                sink,
-            );
+            self.answer(cx, p, IcmpError::PortUnreachable, Some(flow.dst), sink);
             return Verdict::Drop(DropReason::NoServer);
         };
         match self.insert(cx, &flow, service, dest) {
             Ok(index) => {
                 counters.connections.inc();
                 cx.counters.dest(dest.id).connections.inc();
-                self.from_client(cx, ip, index, dest, buf, sink)
+                self.serve(cx, p, index, dest, sink)
             }
             Err(reason) => {
                 dest.unbind(false);
@@ -450,17 +439,16 @@ impl Director {
     }
 
     /// A client's packet of a connection: state, counters, and off to the server.
-    fn from_client<F: Side, B: PacketBuf>(
+    fn serve<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         index: ConnIdx,
         dest: &Dest,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let bytes = u64::from(ip.len());
-        let conn = self.advance::<F>(cx, ip, index, dest, Direction::FromClient);
+        let bytes = u64::from(p.ip.len());
+        let conn = self.advance::<F>(cx, &p.ip, index, dest, Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
         let counted = cx.counters.service(ServiceId(service));
         counted.packets_in.inc();
@@ -468,18 +456,17 @@ impl Director {
         let server = cx.counters.dest(dest.id);
         server.packets_in.inc();
         server.bytes_in.add(bytes);
-        self.to_server(cx, ip, dest, daddr, dport, buf, sink)
+        self.dispatch(cx, p, dest, daddr, dport, sink)
     }
 
     /// Sends a packet to a real server by its forwarding method (specification §8).
-    fn to_server<F: Side, B: PacketBuf>(
+    fn dispatch<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         dest: &Dest,
         daddr: F::Addr,
         dport: u16,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let way = cx.snapshot.fib.way_to_dest(dest.id);
@@ -488,16 +475,16 @@ impl Director {
             (Method::Tunnel, false) => 40,
             _ => 0,
         };
-        if let Err(v) = self.passable(cx, ip, way, overhead, buf, sink) {
+        if let Err(v) = self.passable(cx, p, way, overhead, sink) {
             return v;
         }
-        let ttl = ip.ttl - 1;
-        rewrite::set_ttl(buf.data_mut(), ip, ttl);
+        let ttl = p.ip.ttl - 1;
+        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
         match dest.method {
-            Method::Masq => rewrite::nat_dst(buf.data_mut(), ip, daddr, dport),
+            Method::Masq => rewrite::nat_dst(p.buf.data_mut(), &mut p.ip, daddr, dport),
             Method::Direct => {}
             Method::Tunnel => {
-                if !self.encapsulate(cx, ip, dest, way, buf) {
+                if !self.encapsulate(cx, p, dest, way) {
                     return Verdict::Drop(DropReason::Headroom);
                 }
             }
@@ -506,23 +493,22 @@ impl Director {
     }
 
     /// A server's packet of a connection: state, counters, and back to the client with the virtual address.
-    fn from_server<F: Side, B: PacketBuf>(
+    fn reply<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         index: ConnIdx,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let bytes = u64::from(ip.len());
+        let bytes = u64::from(p.ip.len());
         let id = DestId(F::table(self).get(index).dest);
         let Some(dest) = cx.snapshot.dest(id) else {
             return Verdict::Drop(DropReason::DestUnavailable);
         };
-        let way = cx.snapshot.fib.way::<F>(ip.flow.dst);
-        let conn = self.advance::<F>(cx, ip, index, dest, Direction::FromServer);
+        let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
+        let conn = self.advance::<F>(cx, &p.ip, index, dest, Direction::FromServer);
         let (service, vaddr, vport) = (conn.service, conn.vaddr(), conn.vport());
-        if let Err(v) = self.passable(cx, ip, way, 0, buf, sink) {
+        if let Err(v) = self.passable(cx, p, way, 0, sink) {
             return v;
         }
         let counted = cx.counters.service(ServiceId(service));
@@ -531,9 +517,9 @@ impl Director {
         let server = cx.counters.dest(id);
         server.packets_out.inc();
         server.bytes_out.add(bytes);
-        let ttl = ip.ttl - 1;
-        rewrite::set_ttl(buf.data_mut(), ip, ttl);
-        rewrite::nat_src(buf.data_mut(), ip, vaddr, vport);
+        let ttl = p.ip.ttl - 1;
+        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
+        rewrite::nat_src(p.buf.data_mut(), &mut p.ip, vaddr, vport);
         way_verdict(way)
     }
 
@@ -587,32 +573,31 @@ impl Director {
     fn passable<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &Ip<F>,
+        p: &mut Carried<'_, F, B>,
         way: Way,
         overhead: u16,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Result<(), Verdict> {
-        if ip.ttl <= 1 {
-            self.answer(cx, ip, IcmpError::TimeExceeded, None, buf, sink);
+        if p.ip.ttl <= 1 {
+            self.answer(cx, p, IcmpError::TimeExceeded, None, sink);
             return Err(Verdict::Drop(DropReason::TtlExceeded));
         }
         let port = match way {
             Way::Known(e) => e.port,
             Way::Unresolved { port, .. } => port,
             Way::None => {
-                self.answer(cx, ip, IcmpError::HostUnreachable, None, buf, sink);
+                self.answer(cx, p, IcmpError::HostUnreachable, None, sink);
                 return Err(Verdict::Drop(DropReason::NoRoute));
             }
         };
         let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
             .mtu
             .saturating_sub(overhead);
-        if ip.len() <= mtu {
+        if p.ip.len() <= mtu {
             return Ok(());
         }
-        if ip.dont_fragment {
-            self.answer(cx, ip, IcmpError::TooBig { mtu }, None, buf, sink);
+        if p.ip.dont_fragment {
+            self.answer(cx, p, IcmpError::TooBig { mtu }, None, sink);
         } else if overhead != 40 {
             // The way out splits it.
             return Ok(());
@@ -624,10 +609,9 @@ impl Director {
     fn encapsulate<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &Ip<F>,
+        p: &mut Carried<'_, F, B>,
         dest: &Dest,
         way: Way,
-        buf: &mut B,
     ) -> bool {
         let port = match way {
             Way::Known(e) => e.port,
@@ -636,15 +620,15 @@ impl Director {
         };
         #[allow(clippy::cast_possible_truncation)]
         let id = (self.next_random() >> 16) as u16;
-        buf.truncate(usize::from(ip.end));
+        p.buf.truncate(usize::from(p.ip.end));
         match dest.addr {
             std::net::IpAddr::V4(a) => {
                 let src = V4::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V4, B>(buf, ip, src, a.into(), id)
+                wrap::<F, V4, B>(p.buf, &p.ip, src, a.into(), id)
             }
             std::net::IpAddr::V6(a) => {
                 let src = V6::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V6, B>(buf, ip, src, a.into(), id)
+                wrap::<F, V6, B>(p.buf, &p.ip, src, a.into(), id)
             }
         }
     }
@@ -654,19 +638,18 @@ impl Director {
     fn answer<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &Ip<F>,
+        p: &Carried<'_, F, B>,
         error: IcmpError,
         from: Option<F::Addr>,
-        original: &B,
         sink: &mut impl Sink<B>,
     ) {
-        if !icmp::may_answer(original.data(), ip, false) || !self.icmp_token(cx.now) {
+        if !icmp::may_answer(p.buf.data(), &p.ip, false) || !self.icmp_token(cx.now) {
             return;
         }
         let from = from
             .or_else(|| F::port_addr(cx.snapshot, cx.ingress))
-            .unwrap_or(ip.flow.dst);
-        let verdict = match cx.snapshot.fib.way::<F>(ip.flow.src) {
+            .unwrap_or(p.ip.flow.dst);
+        let verdict = match cx.snapshot.fib.way::<F>(p.ip.flow.src) {
             Way::Known(e) => Verdict::Transmit(e),
             Way::Unresolved { port, next_hop } => Verdict::Wait { port, next_hop },
             Way::None => return,
@@ -674,7 +657,7 @@ impl Director {
         let Some(mut buf) = sink.alloc(cx.ingress) else {
             return;
         };
-        let original = &original.data()[usize::from(ip.l3)..usize::from(ip.end)];
+        let original = &p.buf.data()[usize::from(p.ip.l3)..usize::from(p.ip.end)];
         let made = buf
             .append(ETHERNET_LEN + icmp::MAX_ERROR_LEN)
             .and_then(|room| {
@@ -704,14 +687,13 @@ impl Director {
     fn icmp<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
-        buf: &mut B,
+        p: &mut Carried<'_, F, B>,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let mut embedded = match icmp::embedded(buf.data(), ip) {
+        let mut embedded = match icmp::embedded(p.buf.data(), &p.ip) {
             Ok(Some(e)) => e,
             Ok(None) => return Verdict::Punt,
-            Err(reason) => return self.malformed_icmp(cx, ip, reason),
+            Err(reason) => return self.malformed_icmp(cx, &p.ip, reason),
         };
         // The quoted packet travelled away from us, so what we would have received is its reverse.
         let key = embedded.flow().reversed();
@@ -723,10 +705,8 @@ impl Director {
             return Verdict::Punt;
         };
         match hit.direction {
-            Direction::FromClient => {
-                self.icmp_to_server(cx, ip, &mut embedded, &conn, dest, buf, sink)
-            }
-            Direction::FromServer => self.icmp_to_client(cx, ip, &mut embedded, &conn, buf, sink),
+            Direction::FromClient => self.icmp_to_server(cx, p, &mut embedded, &conn, dest, sink),
+            Direction::FromServer => self.icmp_to_client(cx, p, &mut embedded, &conn, sink),
         }
     }
 
@@ -760,52 +740,60 @@ impl Director {
     fn icmp_to_server<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         embedded: &mut Embedded<F>,
         conn: &Conn<F>,
         dest: &Dest,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         if dest.method != Method::Masq {
-            return self.to_server(cx, ip, dest, conn.daddr(), conn.dport(), buf, sink);
+            return self.dispatch(cx, p, dest, conn.daddr(), conn.dport(), sink);
         }
         let way = cx.snapshot.fib.way_to_dest(dest.id);
-        if let Err(v) = self.passable(cx, ip, way, 0, buf, sink) {
+        if let Err(v) = self.passable(cx, p, way, 0, sink) {
             return v;
         }
         let (addr, port) = (conn.daddr(), conn.dport());
-        if let Err(r) =
-            icmp::translate(buf.data_mut(), ip, embedded, rewrite::Side::Dst, addr, port)
-        {
+        if let Err(r) = icmp::translate(
+            p.buf.data_mut(),
+            &mut p.ip,
+            embedded,
+            rewrite::Side::Dst,
+            addr,
+            port,
+        ) {
             return Verdict::Drop(r);
         }
-        let ttl = ip.ttl - 1;
-        rewrite::set_ttl(buf.data_mut(), ip, ttl);
+        let ttl = p.ip.ttl - 1;
+        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
         way_verdict(way)
     }
 
     fn icmp_to_client<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &mut Ip<F>,
+        p: &mut Carried<'_, F, B>,
         embedded: &mut Embedded<F>,
         conn: &Conn<F>,
-        buf: &mut B,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let way = cx.snapshot.fib.way::<F>(ip.flow.dst);
-        if let Err(v) = self.passable(cx, ip, way, 0, buf, sink) {
+        let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
+        if let Err(v) = self.passable(cx, p, way, 0, sink) {
             return v;
         }
         let (addr, port) = (conn.vaddr(), conn.vport());
-        if let Err(r) =
-            icmp::translate(buf.data_mut(), ip, embedded, rewrite::Side::Src, addr, port)
-        {
+        if let Err(r) = icmp::translate(
+            p.buf.data_mut(),
+            &mut p.ip,
+            embedded,
+            rewrite::Side::Src,
+            addr,
+            port,
+        ) {
             return Verdict::Drop(r);
         }
-        let ttl = ip.ttl - 1;
-        rewrite::set_ttl(buf.data_mut(), ip, ttl);
+        let ttl = p.ip.ttl - 1;
+        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
         way_verdict(way)
     }
 
@@ -843,6 +831,12 @@ const FTP_DATA: u16 = 20;
 
 /// `conn_reuse_mode`'s default (specification §2.9).
 const REUSE_MODE: u32 = 1;
+
+/// A packet in its buffer.
+struct Carried<'a, F: Family, B> {
+    ip: Ip<F>,
+    buf: &'a mut B,
+}
 
 enum Usable<'a> {
     Yes(ConnIdx, &'a Arc<Dest>),
