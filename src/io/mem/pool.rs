@@ -1,6 +1,7 @@
 //! Buffers, the pool that they come from, and the cache that keeps one thread off the pool's shared queue.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,11 +16,23 @@ pub const HEADROOM: usize = 128;
 /// as captures of segmentation offload contain.
 pub const LARGE_ROOM: usize = 65_550;
 
-/// The free buffers of both sizes. A buffer's memory is allocated once and tells its size class by its length.
+/// A buffer's memory and state. It is allocated once and never moves: a [`MemBuf`] is one pointer to it, so that moving
+/// frames between lists costs what it costs with a card's buffers.
+#[derive(Debug)]
+struct Slot {
+    start: u32,
+    end: u32,
+    /// Tells the size class by its length.
+    storage: Box<[u8]>,
+    /// Where it returns to; `None` while it is there, which would otherwise never end.
+    home: Option<Arc<Home>>,
+}
+
+/// The free buffers of both sizes.
 #[derive(Debug)]
 struct Home {
-    small: ArrayQueue<Box<[u8]>>,
-    large: ArrayQueue<Box<[u8]>>,
+    small: ArrayQueue<Box<Slot>>,
+    large: ArrayQueue<Box<Slot>>,
     small_bytes: usize,
     /// The longest frame that one of the buffers can hold.
     longest: usize,
@@ -28,11 +41,11 @@ struct Home {
 }
 
 impl Home {
-    fn give_back(&self, storage: Box<[u8]>) {
-        let small = storage.len() == self.small_bytes;
+    fn give_back(&self, slot: Box<Slot>) {
+        let small = slot.storage.len() == self.small_bytes;
         let queue = if small { &self.small } else { &self.large };
         queue
-            .push(storage)
+            .push(slot)
             .expect("the queue has a place for every buffer of its size");
     }
 }
@@ -83,7 +96,7 @@ impl MemPool {
         self.home
             .small
             .pop()
-            .map(|storage| MemBuf::new(storage, Arc::clone(&self.home)))
+            .map(|slot| MemBuf::new(slot, &self.home))
     }
 
     /// A free, empty buffer that has room for `len` bytes, of the smallest size that has.
@@ -98,7 +111,7 @@ impl MemPool {
         self.home
             .large
             .pop()
-            .map(|storage| MemBuf::new(storage, Arc::clone(&self.home)))
+            .map(|slot| MemBuf::new(slot, &self.home))
     }
 
     /// The longest frame that a buffer of this pool can hold, in bytes.
@@ -116,33 +129,46 @@ impl MemPool {
 }
 
 /// `count` buffers of `bytes` bytes. A queue has at least one place.
-fn filled(count: usize, bytes: usize) -> ArrayQueue<Box<[u8]>> {
+fn filled(count: usize, bytes: usize) -> ArrayQueue<Box<Slot>> {
     let queue = ArrayQueue::new(count.max(1));
     for _ in 0..count {
+        let storage = vec![0; bytes].into_boxed_slice();
+        let slot = Slot {
+            start: 0,
+            end: 0,
+            storage,
+            home: None,
+        };
         queue
-            .push(vec![0; bytes].into_boxed_slice())
+            .push(Box::new(slot))
             .expect("the queue has a place for each");
     }
     queue
 }
 
 /// One frame in memory. Dropping it, on whatever thread, returns the memory to its pool.
-pub struct MemBuf {
-    storage: Box<[u8]>,
-    home: Arc<Home>,
-    start: u32,
-    end: u32,
-}
+pub struct MemBuf(Option<Box<Slot>>);
+
+/// Why [`MemBuf`] is never seen without its slot.
+const HAS_SLOT: &str = "a buffer has its slot until it is dropped";
 
 #[allow(clippy::cast_possible_truncation)] // Pools have buffers far below 4 GB.
 impl MemBuf {
-    fn new(storage: Box<[u8]>, home: Arc<Home>) -> Self {
-        Self {
-            storage,
-            home,
-            start: HEADROOM as u32,
-            end: HEADROOM as u32,
-        }
+    fn new(mut slot: Box<Slot>, home: &Arc<Home>) -> Self {
+        slot.home = Some(Arc::clone(home));
+        let mut buf = Self(Some(slot));
+        buf.clear();
+        buf
+    }
+
+    #[inline]
+    fn slot(&self) -> &Slot {
+        self.0.as_ref().expect(HAS_SLOT)
+    }
+
+    #[inline]
+    fn slot_mut(&mut self) -> &mut Slot {
+        self.0.as_mut().expect(HAS_SLOT)
     }
 
     /// Makes the frame equal to `bytes`, with whole headroom. The constant length makes this a few moves, which is
@@ -152,17 +178,23 @@ impl MemBuf {
     /// When the buffer is smaller.
     #[inline]
     pub(super) fn assign_fixed<const N: usize>(&mut self, bytes: &[u8; N]) {
-        self.start = HEADROOM as u32;
-        self.end = (HEADROOM + N) as u32;
-        self.storage[HEADROOM..HEADROOM + N].copy_from_slice(bytes);
+        let slot = self.slot_mut();
+        slot.start = HEADROOM as u32;
+        slot.end = (HEADROOM + N) as u32;
+        slot.storage[HEADROOM..HEADROOM + N].copy_from_slice(bytes);
     }
 
+    #[inline]
     fn clear(&mut self) {
-        self.start = HEADROOM as u32;
-        self.end = HEADROOM as u32;
+        let slot = self.slot_mut();
+        slot.start = HEADROOM as u32;
+        slot.end = HEADROOM as u32;
     }
+}
 
-    fn range(&self) -> std::ops::Range<usize> {
+impl Slot {
+    #[inline]
+    fn range(&self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
 }
@@ -171,8 +203,8 @@ impl fmt::Debug for MemBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemBuf")
             .field("data", &self.data())
-            .field("headroom", &self.start)
-            .field("bytes", &self.storage.len())
+            .field("headroom", &self.slot().start)
+            .field("bytes", &self.slot().storage.len())
             .finish()
     }
 }
@@ -181,51 +213,60 @@ impl fmt::Debug for MemBuf {
 impl PacketBuf for MemBuf {
     #[inline]
     fn data(&self) -> &[u8] {
-        &self.storage[self.range()]
+        let slot = self.slot();
+        &slot.storage[slot.range()]
     }
 
     #[inline]
     fn data_mut(&mut self) -> &mut [u8] {
-        let range = self.range();
-        &mut self.storage[range]
+        let slot = self.slot_mut();
+        let range = slot.range();
+        &mut slot.storage[range]
     }
 
     #[inline]
     fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
-        let start = (self.start as usize).checked_sub(n)?;
-        self.start = start as u32;
-        Some(&mut self.storage[start..start + n])
+        let slot = self.slot_mut();
+        let start = (slot.start as usize).checked_sub(n)?;
+        slot.start = start as u32;
+        Some(&mut slot.storage[start..start + n])
     }
 
     #[inline]
     fn trim_front(&mut self, n: usize) {
+        let slot = self.slot_mut();
         assert!(
-            n <= self.range().len(),
+            n <= slot.range().len(),
             "a frame can't lose more bytes than it has"
         );
-        self.start += n as u32;
+        slot.start += n as u32;
     }
 
     #[inline]
     fn append(&mut self, n: usize) -> Option<&mut [u8]> {
-        let end = self.end as usize;
-        let room = self.storage.get_mut(end..end.checked_add(n)?)?;
-        self.end += n as u32;
+        let slot = self.slot_mut();
+        let end = slot.end as usize;
+        let room = slot.storage.get_mut(end..end.checked_add(n)?)?;
+        slot.end += n as u32;
         Some(room)
     }
 
     #[inline]
     fn truncate(&mut self, len: usize) {
-        if len < self.range().len() {
-            self.end = self.start + len as u32;
+        let slot = self.slot_mut();
+        if len < slot.range().len() {
+            slot.end = slot.start + len as u32;
         }
     }
 }
 
 impl Drop for MemBuf {
     fn drop(&mut self) {
-        // An empty boxed slice owns no memory: the storage moves, nothing is allocated.
-        self.home.give_back(std::mem::take(&mut self.storage));
+        if let Some(mut slot) = self.0.take()
+            && let Some(home) = slot.home.take()
+        {
+            home.give_back(slot);
+        }
     }
 }
 
@@ -261,13 +302,18 @@ impl MemCache {
         self.home
             .small
             .pop()
-            .map(|storage| MemBuf::new(storage, Arc::clone(&self.home)))
+            .map(|slot| MemBuf::new(slot, &self.home))
     }
 
     /// Takes a buffer back. One of another pool or size, or beyond the capacity, goes to its pool.
     #[inline]
     pub fn free(&mut self, buf: MemBuf) {
-        let ours = Arc::ptr_eq(&buf.home, &self.home) && buf.storage.len() == self.home.small_bytes;
+        let slot = buf.slot();
+        let ours = slot.storage.len() == self.home.small_bytes
+            && slot
+                .home
+                .as_ref()
+                .is_some_and(|home| Arc::ptr_eq(home, &self.home));
         if ours && self.free.len() < self.free.capacity() {
             self.free.push(buf);
         }
