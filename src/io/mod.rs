@@ -1,5 +1,9 @@
 //! Packet input and output, one trait over every kind of device.
 
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code)] // The one place that calls C. Every block says which fact makes it sound.
+pub mod dpdk;
+
 use std::fmt::Debug;
 
 use crate::net::PacketBuf;
