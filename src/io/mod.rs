@@ -8,6 +8,9 @@ mod rng;
 
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code)] // The one place that calls C. Every block says which fact makes it sound.
+pub mod dpdk;
 
 use std::fmt::Debug;
 
