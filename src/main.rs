@@ -1,5 +1,5 @@
 //! The `polder` binary.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    polder::cli::main()
 }

@@ -1,1 +1,91 @@
-//! (being built)
+//! The command line: what was asked for, and whom to ask.
+//!
+//! Runtime commands are thin clients of the control socket and know nothing that its JSON does not say.
+
+pub mod args;
+pub mod client;
+pub mod reload;
+pub mod set;
+pub mod show;
+pub mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::{Cli, Command};
+
+/// Parses the command line and does what it says.
+///
+/// Exit status: 0 done, 1 not done, and what a subcommand's help adds. Usage errors are 1 too, since 2 means something
+/// to those who call `check`.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command),
+        Err(e) => {
+            // Nothing is left to tell if neither output can be written to.
+            let _ = e.print();
+            if e.use_stderr() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+/// Does a command.
+#[must_use]
+pub fn dispatch(command: Command) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match command {
+        Command::Show(args) => finish(show::run(&args, &mut out)),
+        Command::Set(args) => finish(set::run(&args, &mut out)),
+        Command::Reload(args) => finish(reload::run(&args, &mut out)),
+        Command::Run(_) | Command::Check(_) | Command::Replay(_) | Command::Demo(_) => finish(Err(
+            Failure::Failed("this build has no such command".to_owned()),
+        )),
+    }
+}
+
+/// Why a command ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It failed; a sentence.
+    Failed(String),
+    /// Who read the output went away (`| head`): it has seen all that it wanted.
+    ReaderGone,
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self::Failed(sentence)
+    }
+}
+
+/// Tells what went wrong, if anything did.
+#[must_use]
+pub fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(Failure::Failed(e)) => {
+            eprintln!("polder: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to the output.
+///
+/// # Errors
+/// The output can't be written, or nobody reads it any more.
+pub fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ReaderGone,
+            _ => Failure::Failed(format!("can't write the output: {e}")),
+        })
+}

@@ -1,3 +1,27 @@
 //! The management core: everything that may be slow and may never make a worker wait.
 
 pub mod kernel;
+//! The management core: the running configuration, the control socket and the metrics endpoint.
+//!
+//! One thread with a current-thread runtime. It may be slow; it may never make a worker wait.
+
+pub mod api;
+mod bounded;
+mod conns;
+pub mod control;
+pub mod manager;
+pub mod metrics;
+pub mod names;
+mod reload;
+mod socket;
+mod status;
+mod totals;
+mod watch;
+
+pub use control::ControlServer;
+pub use manager::{
+    Loaded, Loader, Manager, Options, PortStatsSource, ServerEdit, Shared, empty_snapshot,
+};
+pub use metrics::{Detail, MetricsServer};
+pub use reload::Fixed;
+pub use status::Status;

@@ -1,0 +1,474 @@
+//! The command line: every subcommand and option, and nothing of what they do.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where the control socket is unless the configuration says otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/polder/control.sock";
+
+/// A layer-4 load balancer on DPDK with the semantics of Linux Virtual Server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "polder",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("POLDER_COMMIT"), ", DPDK ", env!("POLDER_DPDK_VERSION"), ")"),
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+        polder check -c /etc/polder/polder.yaml      all problems of a configuration\n  \
+        polder run -c /etc/polder/polder.yaml        the appliance\n  \
+        polder show services                         what runs, in ipvsadm's shape\n  \
+        polder set server web 10.0.0.11:80 weight 0  takes a server out gently\n  \
+        polder replay -c FILE --in wan0=IN.pcap --out lan0=OUT.pcap\n\n\
+        `polder COMMAND --help` tells more."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the appliance: poll-mode workers and the management core
+    Run(RunArgs),
+    /// Check a configuration and print all its problems
+    Check(CheckArgs),
+    /// Feed captures through the full worker path, without root, hugepages or ports
+    Replay(ReplayArgs),
+    /// Run a live virtual lab in network namespaces, with real clients and servers
+    Demo(DemoArgs),
+    /// Show services, servers, connections and more of the running appliance
+    Show(ShowArgs),
+    /// Change a server of the running appliance, without touching anything else
+    Set(SetArgs),
+    /// Make the running appliance take over its configuration file, or refuse it whole
+    Reload(ReloadArgs),
+}
+
+/// `polder run`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 stopped cleanly, 1 failed to start, 3 a worker died.\n\n\
+    Example:\n  polder run -c /etc/polder/polder.yaml"
+)]
+pub struct RunArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// How `check` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people: snippets with carets.
+    Text,
+    /// For programs: problems, and the file with all defaults filled in.
+    Json,
+}
+
+/// `polder check`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 valid, 1 invalid, 2 valid with warnings.\n\n\
+    Examples:\n  polder check -c polder.yaml\n  \
+    polder check -c polder.yaml --format json | jq .config.services"
+)]
+pub struct CheckArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: CheckFormat,
+}
+
+/// A port and a capture file: `PORT=FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFile {
+    /// Port's name in the configuration.
+    pub port: String,
+    /// Capture file.
+    pub file: PathBuf,
+}
+
+impl FromStr for PortFile {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.split_once('=') {
+            Some((port, file)) if !port.is_empty() && !file.is_empty() => Ok(Self {
+                port: port.to_owned(),
+                file: file.into(),
+            }),
+            _ => Err("it must be PORT=FILE, such as wan0=in.pcap".to_owned()),
+        }
+    }
+}
+
+/// Whose time `replay` goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReplayClock {
+    /// The captures': timers fire at the right virtual moment, and no second of it costs a second.
+    Capture,
+    /// The wall's: for benchmarks.
+    Wall,
+}
+
+/// Packets per second of `replay --clock wall`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// As fast as it goes.
+    Max,
+    /// So many packets per second.
+    PerSecond(u64),
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            _ if s == "max" => Ok(Self::Max),
+            Ok(pps) if pps > 0 => Ok(Self::PerSecond(pps)),
+            _ => Err("it must be packets per second, or max".to_owned()),
+        }
+    }
+}
+
+/// What a report looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportFormat {
+    /// A table.
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// A report and where it goes: `text`, `json`, `json=FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Its form.
+    pub format: ReportFormat,
+    /// File to write it to; standard output where there is none.
+    pub file: Option<PathBuf>,
+}
+
+impl FromStr for Report {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (format, file) = match s.split_once('=') {
+            Some((format, file)) if !file.is_empty() => (format, Some(file.into())),
+            Some(_) => return Err("there is no file after `=`".to_owned()),
+            None => (s, None),
+        };
+        let format = match format {
+            "text" => ReportFormat::Text,
+            "json" => ReportFormat::Json,
+            _ => return Err("it must be text or json, or one of them with =FILE".to_owned()),
+        };
+        Ok(Self { format, file })
+    }
+}
+
+/// A duration as the configuration writes it: `250ms`, `60s`, `15m`, `2h`, `1d`.
+///
+/// # Errors
+/// A sentence that says what it must look like.
+pub fn duration(s: &str) -> Result<Duration, String> {
+    let digits = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+    let (number, unit) = s.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .filter(|_| millis != 0)
+        .and_then(|n| n.checked_mul(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            "it must be a number with a unit, such as 250ms, 60s, 15m, 2h, 1d".to_owned()
+        })
+}
+
+/// `polder replay`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Needs no root, no hugepages and no ports: the parts of the configuration that \
+    name such are checked and not opened.\n\n\
+    Examples:\n  \
+    polder replay -c web.yaml --in wan0=clients.pcap --in lan0=servers.pcap --out wan0=- --report json\n  \
+    polder replay -c web.yaml --in wan0=flows.pcap --clock wall --repeat 1000 --rate max"
+)]
+pub struct ReplayArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Frames that the port receives (pcap or pcapng); may be given several times
+    #[arg(long = "in", value_name = "PORT=FILE", required = true)]
+    pub inputs: Vec<PortFile>,
+    /// File for what the port transmits; may be given several times
+    #[arg(long = "out", value_name = "PORT=FILE")]
+    pub outputs: Vec<PortFile>,
+    /// Whose time goes: the captures' or the wall's
+    #[arg(long, value_enum, default_value = "capture")]
+    pub clock: ReplayClock,
+    /// Times that the input is fed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+    /// Packets per second with --clock wall, or max
+    #[arg(long, value_name = "PPS|max", default_value = "max")]
+    pub rate: Rate,
+    /// How long virtual time runs on after the last frame
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub settle: Duration,
+    /// Number of workers; with 1 the same input gives the same bytes every time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+    /// File for the connections at the end, as `ipvsadm -Lcn --persistent-conn` lists them
+    #[arg(long, value_name = "FILE")]
+    pub connections: Option<PathBuf>,
+    /// Counters per service, server and drop reason at the end: text or json, with =FILE into a file
+    #[arg(long, value_name = "text|json[=FILE]", default_value = "text")]
+    pub report: Report,
+    /// Seed of everything that is chosen at random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Demos there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoKind {
+    /// nginx servers and HTTP clients.
+    Web,
+    /// SIP user agents.
+    Sip,
+}
+
+/// `polder demo`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 if everything that the demo promises was seen.\n\n\
+    Examples:\n  sudo polder demo web\n  unshare -Urn polder demo sip"
+)]
+pub struct DemoArgs {
+    /// Which one
+    #[arg(value_enum, default_value = "web")]
+    pub kind: DemoKind,
+}
+
+/// How listings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table for people.
+    Table,
+    /// The control socket's JSON.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Where the running appliance is reached.
+#[derive(Clone, Debug, Args)]
+pub struct SocketArg {
+    /// Control socket of the running appliance (`control.socket` of its configuration)
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    pub socket: PathBuf,
+}
+
+/// `polder show`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    polder show services\n  \
+    polder show servers -o json | jq '.servers[] | select(.overloaded)'\n  \
+    polder show connections --service web --limit 20\n\n\
+    The same over HTTP: curl --unix-socket /run/polder/control.sock http://polder/v1/services")]
+pub struct ShowArgs {
+    /// What to show.
+    #[command(subcommand)]
+    pub what: ShowWhat,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub output: Output,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// What `show` shows.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ShowWhat {
+    /// Virtual services with their servers, weights and connections, as `ipvsadm -Ln`
+    Services,
+    /// Services and servers with packet and byte counts, as `ipvsadm -Ln --stats`
+    Servers,
+    /// Connections, as `ipvsadm -Lcn`
+    Connections {
+        /// Of this service only
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Neighbours' MAC addresses, and next hops that have none yet
+    Neighbours,
+    /// Workers: how busy they are, and their packet counts
+    Workers,
+    /// Ports: link and counters
+    Ports,
+    /// Dropped packets by reason
+    Drops {
+        /// Also reasons that never happened
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// `polder set`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    polder set server web 10.0.0.11:80 weight 0   no new connections; those there are stay\n  \
+    polder set server sip proxy-2 state maint\n\n\
+    It lasts until a restart; a reload keeps it unless the file changed for that server.")]
+pub struct SetArgs {
+    /// What to change.
+    #[command(subcommand)]
+    pub what: SetWhat,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// What `set` changes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SetWhat {
+    /// A real server of a service
+    Server {
+        /// Service's name
+        service: String,
+        /// Server's name, or its address:port
+        server: String,
+        /// What of it
+        #[command(subcommand)]
+        to: SetServer,
+    },
+}
+
+/// What of a server `set` changes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SetServer {
+    /// Its weight; 0 takes no new connections
+    Weight {
+        /// 0 to 65,535
+        weight: u16,
+    },
+    /// Its administrative state
+    State {
+        /// ready takes connections, drain keeps what it has, maint takes nothing
+        #[arg(value_parser = ["ready", "drain", "maint"])]
+        state: String,
+    },
+}
+
+/// `polder reload`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "The file is checked first; one problem, and nothing changes. Services and servers that \
+    are the same keep their connections, counts and positions.\n\n\
+    Example:\n  polder check -c /etc/polder/polder.yaml && polder reload"
+)]
+pub struct ReloadArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|c| c.command)
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn replay_takes_what_the_contract_says() {
+        let line = "polder replay -c f.yaml --in wan0=a.pcap --in lan0=b=c.pcap --out wan0=o.pcap \
+                    --clock wall --repeat 10 --rate 1000 --settle 2m --workers 3 --connections conns \
+                    --report json=r.json --seed 7";
+        let Command::Replay(a) = parse(line).expect("parses") else {
+            panic!("another command");
+        };
+        assert_eq!(a.inputs.len(), 2);
+        assert_eq!(a.inputs[1].file, PathBuf::from("b=c.pcap"));
+        assert_eq!(a.rate, Rate::PerSecond(1000));
+        assert_eq!(a.settle, Duration::from_secs(120));
+        assert_eq!(a.report.format, ReportFormat::Json);
+        assert_eq!(a.report.file, Some(PathBuf::from("r.json")));
+        assert_eq!(
+            (a.clock, a.repeat, a.workers, a.seed),
+            (ReplayClock::Wall, 10, 3, 7)
+        );
+    }
+
+    #[test]
+    fn replay_has_the_defaults_of_the_contract() {
+        let Command::Replay(a) = parse("polder replay -c f --in p=x").expect("parses") else {
+            panic!("another command");
+        };
+        assert_eq!(a.clock, ReplayClock::Capture);
+        assert_eq!((a.repeat, a.workers, a.rate), (1, 1, Rate::Max));
+        assert_eq!(a.report.format, ReportFormat::Text);
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in [
+            "polder replay -c f",
+            "polder replay -c f --in wan0",
+            "polder replay -c f --in p=x --rate 0",
+            "polder replay -c f --in p=x --settle 5",
+            "polder replay -c f --in p=x --settle 99999999999999999d",
+            "polder replay -c f --in p=x --workers 0",
+            "polder replay -c f --in p=x --report xml",
+            "polder set server web a weight 65536",
+            "polder set server web a state gone",
+            "polder show everything",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_socket_may_stand_anywhere() {
+        for line in [
+            "polder set server web a weight 3 --socket /s",
+            "polder set --socket /s server web a weight 3",
+        ] {
+            let Command::Set(a) = parse(line).expect("parses") else {
+                panic!("another command");
+            };
+            assert_eq!(a.socket.socket, PathBuf::from("/s"), "{line}");
+        }
+    }
+}

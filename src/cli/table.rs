@@ -1,0 +1,333 @@
+//! Tables for people. Services, servers and connections in the shapes of ipvsadm (specification §10.5).
+
+use std::fmt::Write as _;
+
+use crate::mgmt::api;
+
+/// Lines joined; nothing is written to a string that could fail.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
+}
+
+/// Services as `ipvsadm -Ln` lists them; each with its name, each server with its state and, where it has one, its name.
+#[must_use]
+pub fn services(services: &[api::Service]) -> String {
+    let mut out = String::new();
+    line!(out, "Prot LocalAddress:Port Scheduler Flags");
+    line!(
+        out,
+        "  -> {:<28} Forward Weight ActiveConn InActConn  State       Name",
+        "RemoteAddress:Port"
+    );
+    for s in services {
+        let flags = if s.flags.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", s.flags.join(","))
+        };
+        line!(
+            out,
+            "{} {}{flags} name {}",
+            local_address(s),
+            s.scheduler,
+            s.name
+        );
+        for d in &s.servers {
+            let name = if d.name == d.address { "" } else { &d.name };
+            let row = format!(
+                "  -> {:<28} {:<7} {:<6} {:<10} {:<10} {:<11} {name}",
+                d.address,
+                method(&d.forwarding),
+                d.effective_weight,
+                d.active,
+                d.inactive,
+                state(d)
+            );
+            line!(out, "{}", row.trim_end());
+        }
+    }
+    out
+}
+
+/// Services and servers as `ipvsadm -Ln --stats` lists them, each with its name.
+#[must_use]
+pub fn servers(services: &[api::Service]) -> String {
+    let mut out = String::new();
+    line!(
+        out,
+        "{:<33} {:>8} {:>8} {:>8} {:>8} {:>8}  Name",
+        "Prot LocalAddress:Port",
+        "Conns",
+        "InPkts",
+        "OutPkts",
+        "InBytes",
+        "OutBytes"
+    );
+    line!(out, "  -> RemoteAddress:Port");
+    let numbers = |n: [u64; 5]| n.map(scaled).concat();
+    for s in services {
+        line!(
+            out,
+            "{:<33}{}  {}",
+            local_address(s),
+            numbers([
+                s.connections,
+                s.packets_in,
+                s.packets_out,
+                s.bytes_in,
+                s.bytes_out
+            ]),
+            s.name
+        );
+        for d in &s.servers {
+            line!(
+                out,
+                "  -> {:<28}{}  {}",
+                d.address,
+                numbers([
+                    d.connections,
+                    d.packets_in,
+                    d.packets_out,
+                    d.bytes_in,
+                    d.bytes_out
+                ]),
+                d.name
+            );
+        }
+    }
+    out
+}
+
+fn local_address(s: &api::Service) -> String {
+    format!("{:<4} {}", s.protocol.to_uppercase(), s.address)
+}
+
+fn method(forwarding: &str) -> &str {
+    match forwarding {
+        "masq" => "Masq",
+        "tunnel" => "Tunnel",
+        "direct" => "Route",
+        other => other,
+    }
+}
+
+fn state(d: &api::Server) -> &str {
+    if d.removed {
+        "removed"
+    } else if d.state != "ready" {
+        &d.state
+    } else if !d.up {
+        "down"
+    } else if d.overloaded {
+        "overloaded"
+    } else {
+        "ready"
+    }
+}
+
+/// A number in ipvsadm's scaled format, nine columns wide.
+#[must_use]
+pub fn scaled(n: u64) -> String {
+    const POWER: [u64; 5] = [1, 1_000, 1_000_000, 1_000_000_000, 1_000_000_000_000];
+    match n {
+        0..=99_999_999 => format!("{n:9}"),
+        100_000_000..=999_999_999 => format!("{:8}K", n / POWER[1]),
+        1_000_000_000..=99_999_999_999 => format!("{:8}M", n / POWER[2]),
+        100_000_000_000..=99_999_999_999_999 => format!("{:8}G", n / POWER[3]),
+        _ => format!("{:8}T", n / POWER[4]),
+    }
+}
+
+/// The header of a listing of connections, as `ipvsadm -Lcn` has it; with the columns of persistence engines as
+/// `--persistent-conn` adds them.
+#[must_use]
+pub fn connections_header(persistent: bool) -> String {
+    let mut out = String::from("IPVS connection entries\n");
+    let header = format!(
+        "{:<3} {:<6} {:<11} {:<18} {:<18} ",
+        "pro", "expire", "state", "source", "virtual"
+    );
+    if persistent {
+        line!(
+            out,
+            "{header}{:<18} {:<16} pe_data",
+            "destination",
+            "pe name"
+        );
+    } else {
+        line!(out, "{header}destination");
+    }
+    out
+}
+
+/// A connection's line, as `ipvsadm -Lcn` has it.
+#[must_use]
+pub fn connection(c: &api::Connection) -> String {
+    // Whole seconds, as the kernel has them.
+    let left = c.expires_s.max(0.0) as u64;
+    let expire = format!("{:02}:{:02}", left / 60, left % 60);
+    format!(
+        "{:<3} {expire:<6} {:<11} {:<18} {:<18} {}\n",
+        c.protocol, c.state, c.client, c.virtual_, c.destination
+    )
+}
+
+/// Neighbours.
+#[must_use]
+pub fn neighbours(neighbours: &[api::Neighbour]) -> String {
+    let rows = neighbours.iter().map(|n| {
+        vec![
+            n.port.clone(),
+            n.address.clone(),
+            n.mac.clone().unwrap_or_else(|| "-".to_owned()),
+            n.origin.clone(),
+        ]
+    });
+    columns(&["Port", "Address", "MAC", "Origin"], rows.collect())
+}
+
+/// Workers.
+#[must_use]
+pub fn workers(w: &api::Workers) -> String {
+    let rows = w.workers.iter().map(|w| {
+        vec![
+            w.worker.to_string(),
+            w.core.map_or_else(|| "-".to_owned(), |c| c.to_string()),
+            w.state.clone(),
+            format!("{:.1}%", w.busy_ratio * 100.0),
+            w.connections.to_string(),
+            w.received.to_string(),
+            w.transmitted.to_string(),
+            w.punted.to_string(),
+            w.dropped.to_string(),
+            w.held.to_string(),
+            w.handed_out.to_string(),
+            w.handed_in.to_string(),
+        ]
+    });
+    let header = [
+        "Worker",
+        "Core",
+        "State",
+        "Busy",
+        "Conns",
+        "Received",
+        "Transmitted",
+        "Punted",
+        "Dropped",
+        "Held",
+        "HandedOut",
+        "HandedIn",
+    ];
+    let mut out = columns(&header, rows.collect());
+    let connections: u64 = w.workers.iter().map(|w| w.connections).sum();
+    line!(
+        out,
+        "{connections} of {} connections, configuration generation {}",
+        w.connections_capacity,
+        w.generation
+    );
+    out
+}
+
+/// Ports.
+#[must_use]
+pub fn ports(ports: &[api::PortStatus]) -> String {
+    let rows = ports.iter().map(|p| {
+        vec![
+            p.name.clone(),
+            p.device.clone(),
+            p.mac.clone(),
+            if p.link_up { "up" } else { "down" }.to_owned(),
+            match p.speed_mbps {
+                0 => "-".to_owned(),
+                n => format!("{n}M"),
+            },
+            p.mtu.to_string(),
+            p.rx_packets.to_string(),
+            p.rx_bytes.to_string(),
+            p.rx_missed.to_string(),
+            p.tx_packets.to_string(),
+            p.tx_bytes.to_string(),
+            p.tx_dropped.to_string(),
+        ]
+    });
+    let header = [
+        "Port",
+        "Device",
+        "MAC",
+        "Link",
+        "Speed",
+        "MTU",
+        "RxPkts",
+        "RxBytes",
+        "RxMissed",
+        "TxPkts",
+        "TxBytes",
+        "TxDropped",
+    ];
+    columns(&header, rows.collect())
+}
+
+/// Drops; those that never happened only with `all`.
+#[must_use]
+pub fn drops(drops: &[api::Drop], all: bool) -> String {
+    let rows: Vec<_> = drops
+        .iter()
+        .filter(|d| all || d.packets > 0)
+        .map(|d| vec![d.reason.clone(), d.packets.to_string(), d.help.clone()])
+        .collect();
+    if rows.is_empty() {
+        return "No packet was dropped.\n".to_owned();
+    }
+    columns(&["Reason", "Packets", "Meaning"], rows)
+}
+
+/// What a reload changed.
+#[must_use]
+pub fn reloaded(r: &api::Reloaded) -> String {
+    let mut out = String::new();
+    for w in &r.warnings {
+        line!(out, "warning: {w}");
+    }
+    for (kind, changes) in [("service", &r.services), ("server", &r.servers)] {
+        for name in &changes.added {
+            line!(out, "added {kind} {name}");
+        }
+        for name in &changes.removed {
+            line!(out, "removed {kind} {name}");
+        }
+        for c in &changes.changed {
+            line!(out, "changed {kind} {}: {}", c.name, c.what.join(", "));
+        }
+    }
+    for part in &r.other {
+        line!(out, "changed {part}");
+    }
+    for kept in &r.kept {
+        line!(out, "{kept}");
+    }
+    if r.changed {
+        line!(out, "Reloaded.");
+    } else {
+        line!(out, "Reloaded; nothing had changed.");
+    }
+    out
+}
+
+/// Columns, left-justified, as wide as their widest cell.
+fn columns(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let header = header.iter().map(|h| (*h).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(column));
+        cells.map(|c| c.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    rows.iter().fold(String::new(), |mut out, row| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells.map(|(c, w)| format!("{c:<w$}")).collect();
+        line!(out, "{}", cells.join("  ").trim_end());
+        out
+    })
+}

@@ -1,0 +1,439 @@
+//! The JSON of the control socket.
+//!
+//! These types are an API: fields are added, never removed or renamed. The socket's server and its clients share them,
+//! and the metrics page is written from the same values, so that every surface tells one story. Knows no data path
+//! type: whoever fills them translates.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Answer to `GET /v1/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Release.
+    pub version: String,
+    /// Commit it was built from.
+    pub commit: String,
+    /// DPDK it was built with, or `none`.
+    pub dpdk: String,
+}
+
+impl Version {
+    /// The version of this very program.
+    #[must_use]
+    pub fn current() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("POLDER_COMMIT").to_owned(),
+            dpdk: env!("POLDER_DPDK_VERSION").to_owned(),
+        }
+    }
+}
+
+/// New connections that a service refused, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// No real server was available.
+    pub no_server: u64,
+    /// The connection table was full.
+    pub table_full: u64,
+}
+
+/// Answer to `GET /v1/services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    /// In the configuration's order.
+    pub services: Vec<Service>,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Configured name: metric label and handle.
+    pub name: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Virtual address and port.
+    pub address: String,
+    /// Scheduler.
+    pub scheduler: String,
+    /// Scheduler flags.
+    pub flags: Vec<String>,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes of IP packets from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes of IP packets to clients.
+    pub bytes_out: u64,
+    /// Connections scheduled since the start.
+    pub connections: u64,
+    /// New connections refused.
+    pub rejected: Rejected,
+    /// Active connections now.
+    pub active: u64,
+    /// Inactive connections now.
+    pub inactive: u64,
+    /// Real servers in the configuration's order, then removed ones that still have connections.
+    pub servers: Vec<Server>,
+}
+
+/// Answer to `GET /v1/servers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Servers {
+    /// By service, in the configuration's order.
+    pub servers: Vec<Server>,
+}
+
+/// A real server of one service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Service it belongs to.
+    pub service: String,
+    /// Configured name, else `address:port`: metric label and handle.
+    pub name: String,
+    /// Address and port.
+    pub address: String,
+    /// `masq`, `direct` or `tunnel`.
+    pub forwarding: String,
+    /// Weight that is set, by the file or at run time.
+    pub weight: u32,
+    /// Weight that the scheduler uses.
+    pub effective_weight: u32,
+    /// Why `effective_weight` is not `weight`; empty when it is.
+    pub reason: String,
+    /// Administrative state: `ready`, `drain` or `maint`.
+    pub state: String,
+    /// Operational state.
+    pub up: bool,
+    /// At its upper threshold.
+    pub overloaded: bool,
+    /// Removed from the configuration; listed while it has connections.
+    pub removed: bool,
+    /// Weight or state were set at run time and differ from the file.
+    pub overridden: bool,
+    /// Upper threshold, 0 for none.
+    pub upper_threshold: u32,
+    /// Lower threshold as configured, 0 for none.
+    pub lower_threshold: u32,
+    /// Active connections now.
+    pub active: u32,
+    /// Inactive connections now.
+    pub inactive: u32,
+    /// Packets sent to it.
+    pub packets_in: u64,
+    /// Bytes of IP packets for it.
+    pub bytes_in: u64,
+    /// Packets from it.
+    pub packets_out: u64,
+    /// Bytes of IP packets from it.
+    pub bytes_out: u64,
+    /// Connections scheduled to it since the start.
+    pub connections: u64,
+}
+
+/// Answer to `GET /v1/connections`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connections {
+    /// In the tables' order.
+    pub connections: Vec<Connection>,
+    /// There are more than were asked for.
+    pub truncated: bool,
+    /// Where to go on: `?from=` of the next request; `null` at the end.
+    pub next: Option<String>,
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// `TCP`, `UDP`, …, as listings have it.
+    pub protocol: String,
+    /// State's name.
+    pub state: String,
+    /// Seconds until it expires if nothing more comes.
+    pub expires_s: f64,
+    /// Client address and port.
+    pub client: String,
+    /// Virtual address and port.
+    #[serde(rename = "virtual")]
+    pub virtual_: String,
+    /// Server address and port.
+    pub destination: String,
+    /// Service's name; `null` when it is no longer configured.
+    pub service: Option<String>,
+    /// Server's name; `null` when it is unknown.
+    pub server: Option<String>,
+    /// Worker that owns it.
+    pub worker: usize,
+    /// Packets from the client, wrapping at 2^32.
+    pub packets_in: u32,
+}
+
+/// Answer to `GET /v1/neighbours`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbours {
+    /// By port and address.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Port's name.
+    pub port: String,
+    /// IP address.
+    pub address: String,
+    /// MAC address; `null` while it is not known.
+    pub mac: Option<String>,
+    /// `static`, `kernel`, or `unresolved` for a real server's next hop that is not known yet.
+    pub origin: String,
+}
+
+/// Answer to `GET /v1/workers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Workers {
+    /// By number.
+    pub workers: Vec<Worker>,
+    /// Connections that all workers' tables can hold together.
+    pub connections_capacity: u64,
+    /// Generation of the published snapshot.
+    pub generation: u64,
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Number, from 0.
+    pub worker: usize,
+    /// Processor it is pinned to.
+    pub core: Option<usize>,
+    /// `running`, `stuck` or `stopped`.
+    pub state: String,
+    /// Share of its time that found work, 0 to 1, over about the last second.
+    pub busy_ratio: f64,
+    /// Time-stamp-counter cycles of polls that found work.
+    pub busy_cycles: u64,
+    /// The same of polls that found none.
+    pub idle_cycles: u64,
+    /// Polls.
+    pub polls: u64,
+    /// Generation of the snapshot that it uses.
+    pub generation: u64,
+    /// Connections in its tables.
+    pub connections: u64,
+    /// Connections evicted to make room.
+    pub evicted: u64,
+    /// Connections that ended by timeout.
+    pub expired: u64,
+    /// Frames taken from devices.
+    pub received: u64,
+    /// Frames it made itself.
+    pub generated: u64,
+    /// Frames given to devices.
+    pub transmitted: u64,
+    /// Frames given to the kernel.
+    pub punted: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Frames that wait in it now.
+    pub held: u64,
+    /// Frames merged into others by reassembly.
+    pub merged: u64,
+    /// Frames handed to other workers.
+    pub handed_out: u64,
+    /// Frames taken over from other workers.
+    pub handed_in: u64,
+}
+
+/// Answer to `GET /v1/ports`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// In the configuration's order.
+    pub ports: Vec<PortStatus>,
+}
+
+/// A port, as its device tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Configured name.
+    pub name: String,
+    /// Device.
+    pub device: String,
+    /// MAC address.
+    pub mac: String,
+    /// Link is up.
+    pub link_up: bool,
+    /// Speed in megabits per second; 0 where the device does not tell.
+    pub speed_mbps: u32,
+    /// IP MTU in bytes.
+    pub mtu: u16,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames that the device dropped because no worker took them in time.
+    pub rx_missed: u64,
+    /// Frames received with an error.
+    pub rx_errors: u64,
+    /// Frames lost for want of a buffer.
+    pub rx_no_buffer: u64,
+    /// Frames transmitted.
+    pub tx_packets: u64,
+    /// Bytes transmitted.
+    pub tx_bytes: u64,
+    /// Frames that the device did not take.
+    pub tx_dropped: u64,
+    /// Frames that failed in the device.
+    pub tx_errors: u64,
+}
+
+/// Answer to `GET /v1/drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Every reason, also those that never happened.
+    pub drops: Vec<Drop>,
+}
+
+/// A drop reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Name.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// One sentence.
+    pub help: String,
+}
+
+/// Body of `PUT /v1/servers/{service}/{server}`: one or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerUpdate {
+    /// New weight, 0 to 65,535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u64>,
+    /// New administrative state: `ready`, `drain` or `maint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// Answer to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerUpdated {
+    /// What was done, in a sentence.
+    pub message: String,
+    /// The server as it is now.
+    pub server: Server,
+}
+
+/// Answer to `POST /v1/reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Anything changed at all.
+    pub changed: bool,
+    /// Services.
+    pub services: Changes,
+    /// Servers, as `service/server`, of services that were there before and after.
+    pub servers: Changes,
+    /// Other parts that changed: `routes`, `neighbours`, `timeouts`.
+    pub other: Vec<String>,
+    /// Run-time settings that stay because the file did not change there, a sentence each.
+    pub kept: Vec<String>,
+    /// Warnings about the file.
+    pub warnings: Vec<String>,
+}
+
+/// Changes of one kind of object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// New.
+    pub added: Vec<String>,
+    /// Gone.
+    pub removed: Vec<String>,
+    /// Changed.
+    pub changed: Vec<Change>,
+}
+
+impl Changes {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// A changed object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its name.
+    pub name: String,
+    /// What changed, such as `weight 1 -> 5`.
+    pub what: Vec<String>,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, in a sentence.
+    pub error: String,
+    /// Every problem, where there can be more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// What kind of refusal it is; decides the HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No such object.
+    NotFound,
+    /// The request makes no sense.
+    BadRequest,
+    /// The request is understood, and what it asks for is invalid.
+    Invalid,
+    /// A worker does not answer.
+    Unavailable,
+}
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Kind.
+    pub kind: ErrorKind,
+    /// What goes to the client.
+    pub body: ErrorBody,
+}
+
+impl Error {
+    /// A refusal with one sentence.
+    #[must_use]
+    pub fn new(kind: ErrorKind, error: impl Into<String>) -> Self {
+        Self {
+            kind,
+            body: ErrorBody {
+                error: error.into(),
+                problems: Vec::new(),
+            },
+        }
+    }
+
+    /// The refusal with a list of problems.
+    #[must_use]
+    pub fn with_problems(mut self, problems: Vec<String>) -> Self {
+        self.body.problems = problems;
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.body.error)?;
+        self.body
+            .problems
+            .iter()
+            .try_for_each(|p| write!(f, "\n{p}"))
+    }
+}
+
+impl std::error::Error for Error {}

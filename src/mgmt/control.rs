@@ -1,0 +1,287 @@
+//! The control socket: HTTP with JSON bodies over a UNIX socket.
+//!
+//! Translates between HTTP and the manager; decides nothing. Invariant: a GET changes nothing, and every answer that
+//! is no success has an `error` sentence in it.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Instant, SystemTime};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post, put};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use super::api::{self, Error, ErrorBody, ErrorKind};
+use super::conns::{LIMIT_DEFAULT, LIMIT_MAX, Lister, Position};
+use super::manager::{Manager, ServerEdit, Shared};
+use super::names;
+use super::socket::SocketFile;
+use crate::table::ServiceId;
+
+/// Bytes of a request's body at most.
+const BODY_MAX: usize = 64 * 1024;
+
+/// What there is, for those who ask for what there is not.
+const ENDPOINTS: [&str; 12] = [
+    "GET /v1/version",
+    "GET /v1/services",
+    "GET /v1/servers",
+    "GET /v1/connections?service=NAME&limit=N&from=NEXT",
+    "GET /v1/neighbours",
+    "GET /v1/workers",
+    "GET /v1/ports",
+    "GET /v1/drops",
+    "POST /v1/reload",
+    "PUT /v1/servers/{service}/{server} {\"weight\": N}",
+    "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
+    "GET /v1",
+];
+
+#[derive(Clone)]
+struct App {
+    manager: Shared,
+    lister: Arc<Lister>,
+}
+
+impl App {
+    fn manager(&self) -> MutexGuard<'_, Manager> {
+        // A panic elsewhere leaves the manager as it was between two statements at worst; refusing every request
+        // from then on would help nobody.
+        self.manager
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The control socket, listening and not yet answering.
+#[derive(Debug)]
+pub struct ControlServer {
+    file: SocketFile,
+    listener: UnixListener,
+}
+
+impl ControlServer {
+    /// Listens at `path`. To be called within a runtime.
+    ///
+    /// # Errors
+    /// A sentence that says why it can't.
+    pub fn bind(path: &Path) -> Result<Self, String> {
+        let (file, listener) = SocketFile::listen(path)?;
+        let listener = UnixListener::from_std(listener)
+            .map_err(|e| format!("can't listen on the control socket {}: {e}", path.display()))?;
+        Ok(Self { file, listener })
+    }
+
+    /// Answers until `stop` is done, then removes the socket.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub async fn serve(
+        self,
+        manager: Shared,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let served = axum::serve(self.listener, router(manager))
+            .with_graceful_shutdown(stop)
+            .await;
+        drop(self.file);
+        served
+    }
+}
+
+/// The control socket's routes.
+pub fn router(manager: Shared) -> Router {
+    let plane = {
+        let manager = manager
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Arc::clone(manager.plane())
+    };
+    let app = App {
+        manager,
+        lister: Arc::new(Lister::new(plane)),
+    };
+    Router::new()
+        .route("/v1", get(index))
+        .route("/v1/version", get(version))
+        .route("/v1/services", get(services))
+        .route("/v1/servers", get(servers))
+        .route("/v1/servers/{service}/{server}", put(update).post(update))
+        .route("/v1/connections", get(connections))
+        .route("/v1/neighbours", get(neighbours))
+        .route("/v1/workers", get(workers))
+        .route("/v1/ports", get(ports))
+        .route("/v1/drops", get(drops))
+        .route("/v1/reload", post(reload))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(app)
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = match self.kind {
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::BadRequest => StatusCode::BAD_REQUEST,
+            ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(self.body)).into_response()
+    }
+}
+
+#[derive(Serialize)]
+struct Index {
+    endpoints: &'static [&'static str],
+}
+
+async fn index() -> Json<Index> {
+    Json(Index {
+        endpoints: &ENDPOINTS,
+    })
+}
+
+async fn not_found(uri: Uri) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("there is no {}; GET /v1 lists what there is", uri.path()),
+    )
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> (StatusCode, Json<ErrorBody>) {
+    let error = format!(
+        "{method} is not for {}; GET /v1 lists what there is",
+        uri.path()
+    );
+    let problems = Vec::new();
+    (
+        StatusCode::METHOD_NOT_ALLOWED,
+        Json(ErrorBody { error, problems }),
+    )
+}
+
+async fn version() -> Json<api::Version> {
+    Json(api::Version::current())
+}
+
+async fn services(State(app): State<App>) -> Json<api::Services> {
+    Json(app.manager().services())
+}
+
+async fn servers(State(app): State<App>) -> Json<api::Servers> {
+    Json(app.manager().servers())
+}
+
+async fn neighbours(State(app): State<App>) -> Json<api::Neighbours> {
+    Json(app.manager().neighbours())
+}
+
+async fn workers(State(app): State<App>) -> Json<api::Workers> {
+    Json(app.manager().workers(Instant::now()))
+}
+
+async fn ports(State(app): State<App>) -> Json<api::Ports> {
+    Json(app.manager().ports())
+}
+
+async fn drops(State(app): State<App>) -> Json<api::Drops> {
+    Json(app.manager().drops(Instant::now()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConnectionsQuery {
+    service: Option<String>,
+    limit: Option<usize>,
+    from: Option<String>,
+}
+
+async fn connections(
+    State(app): State<App>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+) -> Result<Json<api::Connections>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let Query(query) = query.map_err(|e| bad(e.body_text()))?;
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
+    if limit == 0 || limit > LIMIT_MAX {
+        return Err(bad(format!(
+            "`limit` is {limit}; it must be 1 to {LIMIT_MAX}: go on with `from` for more"
+        )));
+    }
+    let from = match query.from {
+        Some(from) => from.parse().map_err(bad)?,
+        None => Position::START,
+    };
+    let service = match query.service {
+        Some(name) => Some(app.manager().service_id(&name)?),
+        None => None,
+    };
+    let lister = Arc::clone(&app.lister);
+    lister.connections(service, from, limit).await.map(Json)
+}
+
+async fn reload(State(app): State<App>) -> Result<Json<api::Reloaded>, Error> {
+    app.manager().reload(SystemTime::now()).map(Json)
+}
+
+async fn update(
+    State(app): State<App>,
+    UrlPath((service, server)): UrlPath<(String, String)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::ServerUpdated>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let update: api::ServerUpdate = serde_json::from_slice(&body).map_err(|e| {
+        bad(format!(
+            "the body must be {{\"weight\": N}} or {{\"state\": \"ready|drain|maint\"}}: {e}"
+        ))
+    })?;
+    let edit = checked(&update)?;
+    app.manager().edit_server(&service, &server, edit).map(Json)
+}
+
+fn checked(update: &api::ServerUpdate) -> Result<ServerEdit, Error> {
+    let invalid = |e: String| Error::new(ErrorKind::Invalid, e);
+    let weight = match update.weight {
+        None => None,
+        Some(w) => Some(u16::try_from(w).map_err(|_| {
+            invalid(format!(
+                "weight {w} is above {}, the largest there is",
+                u16::MAX
+            ))
+        })?),
+    };
+    let admin = match update.state.as_deref() {
+        None => None,
+        Some(word) => Some(names::parse_admin(word).ok_or_else(|| {
+            invalid(format!(
+                "`{word}` is no state; there is: ready, drain, maint"
+            ))
+        })?),
+    };
+    if weight.is_none() && admin.is_none() {
+        return Err(invalid(
+            "nothing to change: give `weight`, `state` or both".to_owned(),
+        ));
+    }
+    Ok(ServerEdit { weight, admin })
+}
+
+impl Manager {
+    /// The slot of a service.
+    ///
+    /// # Errors
+    /// There is none of that name; the sentence names those that there are.
+    pub fn service_id(&self, name: &str) -> Result<ServiceId, Error> {
+        let at = self.find_service(name)?;
+        Ok(self.services.order[at])
+    }
+}

@@ -1,0 +1,556 @@
+//! The manager: the one owner of the running configuration and the one publisher of snapshots.
+//!
+//! Lives on the management core behind one mutex that is never held over an await. Invariants: what is published was
+//! built whole, or nothing changed; a snapshot is freed here, never on a worker; a server's slot is reused only when
+//! no worker can still read a snapshot that has the old one.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::api::{self, Error, ErrorKind, PortStatus, Reloaded};
+use super::names;
+use super::reload::{self, Fixed};
+use super::totals::Baselines;
+use super::watch::Watch;
+use crate::forward::{
+    BuildError, DestDef, Fib, FibInput, NeighbourDef, PortDef, Registry, RouteDef, ServiceDef,
+    Services, Setup, Snapshot,
+};
+use crate::net::Mac;
+use crate::table::AdminState;
+use crate::worker::Plane;
+
+/// A configuration file, loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// What can change at run time.
+    pub setup: Setup,
+    /// What can't.
+    pub fixed: Fixed,
+    /// Rendered warnings.
+    pub warnings: Vec<String>,
+}
+
+/// Loads the configuration file; the error is every problem, rendered.
+pub type Loader = Box<dyn Fn() -> Result<Loaded, Vec<String>> + Send>;
+
+/// Tells every port's state and counters, in the configuration's order.
+pub type PortStatsSource = Box<dyn Fn() -> Vec<PortStatus> + Send>;
+
+/// The manager as the management core's tasks share it.
+pub type Shared = Arc<Mutex<Manager>>;
+
+/// What a manager starts with.
+pub struct Options {
+    /// What it publishes to, made with [`empty_snapshot`].
+    pub plane: Arc<Plane>,
+    /// The configuration as loaded at start.
+    pub loaded: Loaded,
+    /// Path of the configuration file, for messages.
+    pub config_path: PathBuf,
+    /// Loads it again.
+    pub loader: Loader,
+    /// Tells ports' counters.
+    pub port_stats: PortStatsSource,
+    /// MAC addresses that the ports really have.
+    pub port_macs: Vec<Option<Mac>>,
+    /// Secret of keyed choices.
+    pub seed: u64,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("config_path", &self.config_path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the last reloads went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadState {
+    /// The last one succeeded.
+    pub successful: bool,
+    /// Unix time in seconds of the last success; the start counts as one.
+    pub success_at: u64,
+}
+
+/// The snapshot of no services, for a [`Plane`] before its manager publishes; generation 0.
+#[must_use]
+pub fn empty_snapshot() -> Snapshot {
+    let setup = Setup::default();
+    let services = Registry::new(0, 0, 0)
+        .build(&setup, None, 0)
+        .expect("a set-up without services needs no slot and no scheduler");
+    let input = FibInput {
+        ports: &[],
+        macs: &[],
+        routes: &[],
+        neighbours: &[],
+        dests: &[],
+    };
+    Snapshot {
+        generation: 0,
+        services: Arc::new(services),
+        fib: Arc::new(Fib::build(0, &input)),
+        ports: Arc::from(Vec::new()),
+    }
+}
+
+/// Owner of the running configuration.
+pub struct Manager {
+    pub(super) plane: Arc<Plane>,
+    registry: Registry,
+    /// What runs.
+    pub(super) setup: Setup,
+    /// What the file said when it was last loaded.
+    pub(super) file: Setup,
+    fixed: Fixed,
+    config_path: PathBuf,
+    loader: Loader,
+    pub(super) port_stats: PortStatsSource,
+    port_macs: Vec<Option<Mac>>,
+    kernel_routes: Vec<RouteDef>,
+    kernel_neighbours: Vec<NeighbourDef>,
+    ports: Arc<[PortDef]>,
+    pub(super) services: Arc<Services>,
+    /// The registry's generation of `services`.
+    built: u64,
+    pub(super) generation: u64,
+    /// Snapshots that were replaced and that a worker may still hold.
+    retired: Vec<Arc<Snapshot>>,
+    /// Snapshot generation and registry generation at each change of services that a worker may still be behind.
+    history: Vec<(u64, u64)>,
+    pub(super) baselines: Baselines,
+    pub(super) reload: ReloadState,
+    pub(super) watch: Watch,
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager")
+            .field("config_path", &self.config_path)
+            .field("generation", &self.generation)
+            .field("retired", &self.retired.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to change of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerEdit {
+    /// New weight.
+    pub weight: Option<u16>,
+    /// New administrative state.
+    pub admin: Option<AdminState>,
+}
+
+impl Manager {
+    /// Builds the first snapshot and publishes it. Slots are as many as the workers have counters for.
+    ///
+    /// # Errors
+    /// A sentence for each reason why the configuration can't be published.
+    pub fn new(options: Options, now: Instant, unix: SystemTime) -> Result<Self, Vec<String>> {
+        let Options {
+            plane,
+            loaded,
+            config_path,
+            loader,
+            port_stats,
+            mut port_macs,
+            seed,
+        } = options;
+        let counters = || plane.workers.iter().map(|w| &w.counters);
+        let service_slots = counters().map(|c| c.services.len()).min().unwrap_or(0);
+        let dest_slots = counters().map(|c| c.dests.len()).min().unwrap_or(0);
+        let problems = reload::duplicates(&loaded.setup);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        port_macs.resize(loaded.setup.ports.len(), None);
+        let before = plane.snapshot.load_full();
+        let mut manager = Self {
+            registry: Registry::new(service_slots, dest_slots, seed),
+            setup: Setup::default(),
+            file: loaded.setup.clone(),
+            fixed: loaded.fixed,
+            config_path,
+            loader,
+            port_stats,
+            port_macs,
+            kernel_routes: Vec::new(),
+            kernel_neighbours: Vec::new(),
+            ports: loaded.setup.ports.clone().into(),
+            services: Arc::clone(&before.services),
+            built: 0,
+            generation: before.generation,
+            retired: Vec::new(),
+            history: Vec::new(),
+            baselines: Baselines::default(),
+            reload: ReloadState {
+                successful: true,
+                success_at: unix_seconds(unix),
+            },
+            watch: Watch::new(&plane.workers, now),
+            plane,
+        };
+        manager
+            .publish(loaded.setup)
+            .map_err(|e| vec![e.to_string()])?;
+        Ok(manager)
+    }
+
+    /// The manager for the management core's tasks to share.
+    #[must_use]
+    pub fn shared(self) -> Shared {
+        Arc::new(Mutex::new(self))
+    }
+
+    /// What the manager publishes to.
+    #[must_use]
+    pub fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
+    /// The configuration that runs, run-time edits included.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// How the last reload went.
+    #[must_use]
+    pub fn reload_state(&self) -> ReloadState {
+        self.reload
+    }
+
+    /// Generation of the published snapshot.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Replaced snapshots that are not freed yet.
+    #[must_use]
+    pub fn retired(&self) -> usize {
+        self.retired.len()
+    }
+
+    /// Builds services from `setup` and publishes them with new forwarding information.
+    fn publish(&mut self, setup: Setup) -> Result<(), BuildError> {
+        self.reap();
+        let services = self
+            .registry
+            .build(&setup, Some(&self.services), self.oldest_built())?;
+        self.baselines.update(&services, &self.plane.workers);
+        self.services = Arc::new(services);
+        self.built = self.registry.generation();
+        self.setup = setup;
+        self.publish_fib();
+        self.history.push((self.generation, self.built));
+        Ok(())
+    }
+
+    /// Publishes the present services with new forwarding information.
+    fn publish_fib(&mut self) {
+        self.generation += 1;
+        let snapshot = Arc::new(Snapshot {
+            generation: self.generation,
+            services: Arc::clone(&self.services),
+            fib: Arc::new(self.build_fib()),
+            ports: Arc::clone(&self.ports),
+        });
+        // The swap settles every borrow that a worker has of the old snapshot into its reference count, and hands the
+        // old one to us: from here on a count of one means that no worker has it or will.
+        let old = self.plane.snapshot.swap(snapshot);
+        self.retired.push(old);
+    }
+
+    fn build_fib(&self) -> Fib {
+        let dests: Vec<_> = self
+            .services
+            .dests
+            .iter()
+            .flatten()
+            .map(|d| (d.id, d.addr))
+            .collect();
+        // Of routes the first wins, of neighbours the last: the configuration's over the kernel's.
+        let routes = [self.setup.routes.as_slice(), &self.kernel_routes].concat();
+        let neighbours = [self.kernel_neighbours.as_slice(), &self.setup.neighbours].concat();
+        Fib::build(
+            self.generation,
+            &FibInput {
+                ports: &self.setup.ports,
+                macs: &self.port_macs,
+                routes: &routes,
+                neighbours: &neighbours,
+                dests: &dests,
+            },
+        )
+    }
+
+    /// Takes over what the kernel knows; publishes when it is news. Services are shared with the old snapshot.
+    pub fn set_kernel_view(
+        &mut self,
+        routes: Vec<RouteDef>,
+        neighbours: Vec<NeighbourDef>,
+    ) -> bool {
+        if routes == self.kernel_routes && neighbours == self.kernel_neighbours {
+            return false;
+        }
+        self.kernel_routes = routes;
+        self.kernel_neighbours = neighbours;
+        self.reap();
+        self.publish_fib();
+        true
+    }
+
+    /// Takes over the MAC addresses that the ports really have; publishes when they are news.
+    pub fn set_port_macs(&mut self, mut macs: Vec<Option<Mac>>) -> bool {
+        macs.resize(self.setup.ports.len(), None);
+        if macs == self.port_macs {
+            return false;
+        }
+        self.port_macs = macs;
+        self.reap();
+        self.publish_fib();
+        true
+    }
+
+    /// Housekeeping, to be called several times a second: frees what workers have left and watches that they live.
+    pub fn tick(&mut self, now: Instant) {
+        self.reap();
+        self.watch.observe(&self.plane.workers, now);
+    }
+
+    /// Frees replaced snapshots that no worker has any more.
+    fn reap(&mut self) {
+        self.retired.retain(|s| Arc::strong_count(s) > 1);
+        let seen = self.oldest_seen();
+        let behind = self.history.partition_point(|(g, _)| *g <= seen);
+        self.history.drain(..behind.saturating_sub(1));
+    }
+
+    /// The oldest snapshot generation that a running worker may use.
+    fn oldest_seen(&self) -> u64 {
+        self.plane
+            .workers
+            .iter()
+            .filter(|w| !w.stopped.load(Ordering::Acquire))
+            .map(|w| w.seen_generation.load(Ordering::Acquire))
+            .min()
+            .unwrap_or(self.generation)
+    }
+
+    /// The same in generations of the registry, which counts changes of services only.
+    fn oldest_built(&self) -> u64 {
+        let seen = self.oldest_seen();
+        self.history
+            .iter()
+            .rev()
+            .find(|(g, _)| *g <= seen)
+            .map_or(0, |(_, built)| *built)
+    }
+
+    /// Loads the file again and publishes it. Nothing changes unless all of it can be taken over.
+    ///
+    /// Weights and states that were set at run time stay where the file says the same as before.
+    ///
+    /// # Errors
+    /// Every problem of the file, or everything in it that needs a restart.
+    pub fn reload(&mut self, unix: SystemTime) -> Result<Reloaded, Error> {
+        let outcome = self.try_reload();
+        match &outcome {
+            Ok(_) => {
+                self.reload = ReloadState {
+                    successful: true,
+                    success_at: unix_seconds(unix),
+                }
+            }
+            Err(_) => self.reload.successful = false,
+        }
+        outcome
+    }
+
+    fn try_reload(&mut self) -> Result<Reloaded, Error> {
+        let refused = |problems: Vec<String>| {
+            let error = format!(
+                "{} can't be taken over; nothing has changed",
+                self.config_path.display()
+            );
+            Error::new(ErrorKind::Invalid, error).with_problems(problems)
+        };
+        let loaded = (self.loader)().map_err(refused)?;
+        let mut problems = reload::duplicates(&loaded.setup);
+        problems.extend(reload::restart_needed(
+            &self.setup.ports,
+            &self.fixed,
+            &loaded.setup.ports,
+            &loaded.fixed,
+        ));
+        if !problems.is_empty() {
+            return Err(refused(problems));
+        }
+        let (merged, kept) = reload::keep_overrides(&self.file, &self.setup, &loaded.setup);
+        let report = Reloaded {
+            kept,
+            warnings: loaded.warnings,
+            ..reload::report(&self.setup, &merged)
+        };
+        if report.changed {
+            if let Err(e) = self.publish(merged) {
+                let error = format!(
+                    "{} can't be taken over; nothing has changed",
+                    self.config_path.display()
+                );
+                return Err(
+                    Error::new(ErrorKind::Invalid, error).with_problems(vec![e.to_string()])
+                );
+            }
+        }
+        self.file = loaded.setup;
+        Ok(report)
+    }
+
+    /// Sets a server's weight at run time.
+    ///
+    /// # Errors
+    /// No such service or server.
+    pub fn set_weight(
+        &mut self,
+        service: &str,
+        server: &str,
+        weight: u16,
+    ) -> Result<api::ServerUpdated, Error> {
+        let edit = ServerEdit {
+            weight: Some(weight),
+            ..ServerEdit::default()
+        };
+        self.edit_server(service, server, edit)
+    }
+
+    /// Sets a server's administrative state at run time.
+    ///
+    /// # Errors
+    /// No such service or server.
+    pub fn set_state(
+        &mut self,
+        service: &str,
+        server: &str,
+        state: AdminState,
+    ) -> Result<api::ServerUpdated, Error> {
+        let edit = ServerEdit {
+            admin: Some(state),
+            ..ServerEdit::default()
+        };
+        self.edit_server(service, server, edit)
+    }
+
+    /// Changes a server at run time, all of `edit` at once. `server` is its name, or its address and port.
+    ///
+    /// # Errors
+    /// No such service or server.
+    pub fn edit_server(
+        &mut self,
+        service: &str,
+        server: &str,
+        edit: ServerEdit,
+    ) -> Result<api::ServerUpdated, Error> {
+        let (s, d) = self.find_server(service, server)?;
+        let mut setup = self.setup.clone();
+        let dest = &mut setup.services[s].servers[d];
+        let mut done = Vec::new();
+        if let Some(weight) = edit.weight {
+            done.push(format!("weight {} -> {weight}", dest.weight));
+            dest.weight = u32::from(weight);
+        }
+        if let Some(admin) = edit.admin {
+            let (old, new) = (names::admin(dest.admin), names::admin(admin));
+            done.push(format!("state {old} -> {new}"));
+            dest.admin = admin;
+        }
+        let label = format!(
+            "{}/{}",
+            setup.services[s].name,
+            setup.services[s].servers[d].label()
+        );
+        if setup != self.setup {
+            self.publish(setup)
+                .map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
+        }
+        let server = self
+            .services()
+            .services
+            .swap_remove(s)
+            .servers
+            .swap_remove(d);
+        let lasts = if server.overridden {
+            "at run time only: a restart takes what the file says"
+        } else {
+            "as the file says"
+        };
+        Ok(api::ServerUpdated {
+            message: format!("{label}: {} ({lasts})", done.join(", ")),
+            server,
+        })
+    }
+
+    /// Indices of a server in the set-up.
+    fn find_server(&self, service: &str, server: &str) -> Result<(usize, usize), Error> {
+        let s = self.find_service(service)?;
+        let def = &self.setup.services[s];
+        match find_dest(def, server) {
+            Some(d) => Ok((s, d)),
+            None => {
+                let labels: Vec<String> = def.servers.iter().map(DestDef::label).collect();
+                let hint = names::suggestion(server, labels.iter().map(String::as_str));
+                Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("service `{service}` has no server `{server}`{hint}"),
+                ))
+            }
+        }
+    }
+
+    /// Index of a service in the set-up.
+    ///
+    /// # Errors
+    /// There is none of that name; the sentence names those that there are.
+    pub fn find_service(&self, name: &str) -> Result<usize, Error> {
+        let there = || self.setup.services.iter().map(|s| s.name.as_str());
+        there().position(|n| n == name).ok_or_else(|| {
+            let hint = names::suggestion(name, there());
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no service `{name}`{hint}"),
+            )
+        })
+    }
+}
+
+/// A server by name, by address and port, or by an address that only one server has.
+fn find_dest(service: &ServiceDef, wanted: &str) -> Option<usize> {
+    let servers = &service.servers;
+    if let Some(i) = servers.iter().position(|d| d.label() == wanted) {
+        return Some(i);
+    }
+    if let Ok(at) = wanted.parse::<std::net::SocketAddr>() {
+        return servers
+            .iter()
+            .position(|d| (d.addr, d.port) == (at.ip(), at.port()));
+    }
+    let addr: std::net::IpAddr = wanted.parse().ok()?;
+    let mut at = servers.iter().enumerate().filter(|(_, d)| d.addr == addr);
+    match (at.next(), at.next()) {
+        (Some((i, _)), None) => Some(i),
+        _ => None,
+    }
+}
+
+fn unix_seconds(t: SystemTime) -> u64 {
+    t.duration_since(UNIX_EPOCH)
+        .map_or(0, |d: Duration| d.as_secs())
+}

@@ -1,0 +1,159 @@
+//! The words that listings, JSON and messages use for data path values, and near matches for words mistyped.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::forward::{ServiceDef, ServiceKind};
+use crate::table::{AdminState, Method};
+
+/// IPVS's template flag (specification §2.1).
+const TEMPLATE: u16 = 0x1000;
+
+/// Names of TCP states by their numbers (specification §7.1).
+const TCP_STATES: [&str; 11] = [
+    "NONE",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "SYNACK",
+];
+
+/// A connection state's name in listings (specification §7, §10.9).
+#[must_use]
+pub fn state(proto: u8, state: u8, flags: u16) -> &'static str {
+    match (flags & TEMPLATE != 0, proto, state) {
+        (true, _, 0) => "NONE",
+        (true, _, _) => "ASSURED",
+        (false, 6, s) => TCP_STATES.get(usize::from(s)).copied().unwrap_or("ERR!"),
+        (false, 17, 0) => "UDP",
+        _ => "ERR!",
+    }
+}
+
+/// A protocol's name in listings (specification §10.9).
+#[must_use]
+pub fn protocol(proto: u8) -> String {
+    match proto {
+        0 => "IP".to_owned(),
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        132 => "SCTP".to_owned(),
+        n => format!("IP_{n}"),
+    }
+}
+
+/// `address:port`, IPv6 addresses in brackets.
+#[must_use]
+pub fn endpoint(addr: IpAddr, port: u16) -> String {
+    SocketAddr::new(addr, port).to_string()
+}
+
+/// A service's protocol in the configuration's words, and its address and port.
+#[must_use]
+pub fn service_key(kind: &ServiceKind) -> (String, String) {
+    match *kind {
+        ServiceKind::Address { proto, addr, port } => {
+            (protocol(proto).to_lowercase(), endpoint(addr, port))
+        }
+    }
+}
+
+/// A service by name and address, for messages.
+#[must_use]
+pub fn service(def: &ServiceDef) -> String {
+    let (protocol, address) = service_key(&def.kind);
+    format!("{} ({protocol} {address})", def.name)
+}
+
+/// A forwarding method in the configuration's words.
+#[must_use]
+pub fn method(method: Method) -> &'static str {
+    match method {
+        Method::Masq => "masq",
+        Method::Tunnel => "tunnel",
+        Method::Direct => "direct",
+    }
+}
+
+/// An administrative state's word.
+#[must_use]
+pub fn admin(state: AdminState) -> &'static str {
+    match state {
+        AdminState::Ready => "ready",
+        AdminState::Drain => "drain",
+        AdminState::Maint => "maint",
+    }
+}
+
+/// The administrative state of a word.
+#[must_use]
+pub fn parse_admin(word: &str) -> Option<AdminState> {
+    [AdminState::Ready, AdminState::Drain, AdminState::Maint]
+        .into_iter()
+        .find(|s| admin(*s) == word)
+}
+
+/// Names that a message lists before it gives up.
+const LISTED_MAX: usize = 12;
+
+/// A clause for messages about an unknown name: `; did you mean …?`, and what there is.
+#[must_use]
+pub fn suggestion<'a>(wanted: &str, there: impl Iterator<Item = &'a str>) -> String {
+    let there: Vec<&str> = there.collect();
+    let near = there
+        .iter()
+        .map(|n| (strsim::damerau_levenshtein(wanted, n), *n))
+        .filter(|(d, n)| *d <= 1 + n.len() / 4)
+        .min();
+    let mut out = match near {
+        Some((_, name)) => format!("; did you mean `{name}`?"),
+        None => ".".to_owned(),
+    };
+    if there.is_empty() {
+        out.push_str(" There is none.");
+    } else {
+        out.push_str(" There is: ");
+        out.push_str(&there[..there.len().min(LISTED_MAX)].join(", "));
+        if there.len() > LISTED_MAX {
+            out.push_str(&format!(" and {} more", there.len() - LISTED_MAX));
+        }
+        out.push('.');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_have_the_names_of_the_specification() {
+        assert_eq!(state(6, 1, 0), "ESTABLISHED");
+        assert_eq!(state(6, 10, 0), "SYNACK");
+        assert_eq!(state(6, 11, 0), "ERR!");
+        assert_eq!(state(17, 0, 0), "UDP");
+        assert_eq!(state(17, 0, TEMPLATE), "NONE");
+        assert_eq!(state(17, 1, TEMPLATE), "ASSURED");
+    }
+
+    #[test]
+    fn a_near_name_is_suggested_and_a_far_one_is_not() {
+        let there = ["web", "sip-udp"];
+        assert_eq!(
+            suggestion("wbe", there.into_iter()),
+            "; did you mean `web`? There is: web, sip-udp."
+        );
+        assert_eq!(
+            suggestion("database", there.into_iter()),
+            ". There is: web, sip-udp."
+        );
+        assert_eq!(suggestion("x", [].into_iter()), ". There is none.");
+    }
+}

@@ -1,0 +1,134 @@
+//! The UNIX socket's file: made for its owner only, never taken from a living process, removed on stop.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Who may connect: the owner.
+const MODE: u32 = 0o600;
+
+/// A socket's file. Dropping it removes the file, if it is still the same one.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Listens at `path`, whose directory is made if need be. A file left behind by a process that is gone is replaced.
+    ///
+    /// # Errors
+    /// A sentence: somebody listens there, the file is no socket, or the system refuses.
+    pub fn listen(path: &Path) -> Result<(Self, UnixListener), String> {
+        let shown = path.display();
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(dir)
+            .map_err(|e| format!("can't make {} for the control socket: {e}", dir.display()))?;
+        make_way(path)?;
+        // Made under another name, so that it is never there with more than its mode allows.
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push("~");
+        let temporary = PathBuf::from(temporary);
+        make_way(&temporary)?;
+        let failed = |e: io::Error| format!("can't listen on the control socket {shown}: {e}");
+        let listener = UnixListener::bind(&temporary).map_err(failed)?;
+        let made = fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE))
+            .and_then(|()| fs::rename(&temporary, path))
+            .and_then(|()| fs::symlink_metadata(path))
+            .and_then(|m| listener.set_nonblocking(true).map(|()| m));
+        match made {
+            Ok(m) => Ok((
+                Self {
+                    path: path.to_owned(),
+                    device: m.dev(),
+                    inode: m.ino(),
+                },
+                listener,
+            )),
+            Err(e) => {
+                // Whatever of the two is there is ours and of no use; the error says what matters.
+                let _ = fs::remove_file(&temporary);
+                Err(failed(e))
+            }
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|m| (m.dev(), m.ino()) == (self.device, self.inode));
+        if ours {
+            // On the way out there is nobody to tell; the next start replaces the file.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on.
+fn make_way(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let kind = match fs::symlink_metadata(path) {
+        Ok(m) => m.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(format!("can't look at {shown}: {e}")),
+    };
+    if !kind.is_socket() {
+        return Err(format!(
+            "{shown} is there and is no socket; remove it, or set `control.socket` to another path"
+        ));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(format!(
+            "another polder listens on {shown}; stop it, or set `control.socket` to another path"
+        )),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(|e| format!("can't remove {shown}, left behind by an earlier run: {e}")),
+        Err(e) => Err(format!("can't tell whether {shown} is in use: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_made_and_only_the_owner_may_connect() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("run/polder/control.sock");
+        let (file, _listener) = SocketFile::listen(&path).expect("listens");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_living_socket_is_left_alone_and_a_dead_one_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("s");
+        let (first, listener) = SocketFile::listen(&path).expect("listens");
+        let error = SocketFile::listen(&path).expect_err("in use");
+        assert!(error.contains("another polder listens"), "{error}");
+        drop(listener);
+        let (_second, _listener) = SocketFile::listen(&path).expect("replaces the dead one");
+        drop(first);
+        assert!(path.exists(), "the first must not remove the second's file");
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_not_removed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").expect("writes");
+        let error = SocketFile::listen(&path).expect_err("no socket");
+        assert!(error.contains("no socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).expect("reads"), "precious");
+    }
+}

@@ -1,0 +1,316 @@
+//! The state of the appliance as the API's types: what listings, the control socket and the metrics page are made of.
+//!
+//! Invariant: every sum over workers in one [`Status`] comes from one pass over their counters.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::api::{self, Server};
+use super::manager::{Manager, ReloadState};
+use super::names;
+use super::reload::{same_server, same_service};
+use super::watch::Life;
+use crate::forward::{PortId, Service};
+use crate::net::DropReason;
+use crate::table::{AdminState, Dest};
+
+/// Everything at once.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The program.
+    pub version: api::Version,
+    /// How the last reload went.
+    pub reload: ReloadState,
+    /// Services and their servers.
+    pub services: Vec<api::Service>,
+    /// Workers.
+    pub workers: api::Workers,
+    /// Drops by reason over all workers.
+    pub drops: Vec<api::Drop>,
+    /// Ports.
+    pub ports: Vec<api::PortStatus>,
+}
+
+impl Manager {
+    /// Everything at once.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        let (workers, drops) = self.workers_and_drops(now);
+        Status {
+            version: api::Version::current(),
+            reload: self.reload,
+            services: self.services().services,
+            workers,
+            drops,
+            ports: self.ports().ports,
+        }
+    }
+
+    /// Services with their servers.
+    #[must_use]
+    pub fn services(&self) -> api::Services {
+        let of = |id: &crate::table::ServiceId| self.services.slots.get(id.0 as usize)?.as_deref();
+        api::Services {
+            services: self
+                .services
+                .order
+                .iter()
+                .filter_map(of)
+                .map(|s| self.service(s))
+                .collect(),
+        }
+    }
+
+    /// Servers of all services.
+    #[must_use]
+    pub fn servers(&self) -> api::Servers {
+        let services = self.services().services;
+        api::Servers {
+            servers: services.into_iter().flat_map(|s| s.servers).collect(),
+        }
+    }
+
+    fn service(&self, s: &Service) -> api::Service {
+        let totals = self.baselines.service(&self.plane.workers, s.id);
+        let (protocol, address) = names::service_key(&s.def.kind);
+        let mut servers: Vec<Server> = s.dests.iter().rev().map(|d| self.server(s, d)).collect();
+        servers.extend(self.removed_servers(s));
+        let sum = |f: fn(&Server) -> u32| servers.iter().map(|d| u64::from(f(d))).sum();
+        api::Service {
+            name: s.def.name.clone(),
+            protocol,
+            address,
+            scheduler: s.def.scheduler.clone(),
+            flags: s.def.flags.clone(),
+            packets_in: totals.packets_in,
+            bytes_in: totals.bytes_in,
+            packets_out: totals.packets_out,
+            bytes_out: totals.bytes_out,
+            connections: totals.connections,
+            rejected: api::Rejected {
+                no_server: totals.rejected_no_server,
+                table_full: totals.rejected_table_full,
+            },
+            active: sum(|d| d.active),
+            inactive: sum(|d| d.inactive),
+            servers,
+        }
+    }
+
+    /// Servers that were taken out of the configuration and still have connections.
+    fn removed_servers<'a>(&'a self, s: &'a Service) -> impl Iterator<Item = Server> + 'a {
+        self.services
+            .dests
+            .iter()
+            .flatten()
+            .filter(move |d| d.service == s.id && !d.available && d.shared.total() > 0)
+            .map(move |d| self.server(s, d))
+    }
+
+    fn server(&self, s: &Service, d: &Dest) -> Server {
+        let totals = self.baselines.dest(&self.plane.workers, d.id);
+        let def = s
+            .def
+            .servers
+            .iter()
+            .find(|x| d.available && (x.addr, x.port) == (d.addr, d.port));
+        let overridden = def.is_some_and(|def| {
+            same_service(&self.file, &s.def)
+                .and_then(|f| same_server(f, def))
+                .is_some_and(|f| (f.weight, f.admin) != (def.weight, def.admin))
+        });
+        Server {
+            service: s.def.name.clone(),
+            name: d.name.clone(),
+            address: names::endpoint(d.addr, d.port),
+            forwarding: names::method(d.method).to_owned(),
+            weight: def.map_or(0, |x| x.weight),
+            effective_weight: d.weight,
+            reason: why(d).to_owned(),
+            state: names::admin(d.admin).to_owned(),
+            up: d.up,
+            overloaded: d.shared.overloaded(),
+            removed: !d.available,
+            overridden,
+            upper_threshold: d.upper_threshold,
+            lower_threshold: d.lower_threshold,
+            active: d.shared.active(),
+            inactive: d.shared.inactive(),
+            packets_in: totals.packets_in,
+            bytes_in: totals.bytes_in,
+            packets_out: totals.packets_out,
+            bytes_out: totals.bytes_out,
+            connections: totals.connections,
+        }
+    }
+
+    /// Workers.
+    #[must_use]
+    pub fn workers(&self, now: Instant) -> api::Workers {
+        self.workers_and_drops(now).0
+    }
+
+    /// Drops by reason, every reason.
+    #[must_use]
+    pub fn drops(&self, now: Instant) -> api::Drops {
+        api::Drops {
+            drops: self.workers_and_drops(now).1,
+        }
+    }
+
+    fn workers_and_drops(&self, now: Instant) -> (api::Workers, Vec<api::Drop>) {
+        let mut sums = [0u64; DropReason::COUNT];
+        let mut workers = Vec::with_capacity(self.plane.workers.len());
+        for w in &self.plane.workers {
+            let drops: [u64; DropReason::COUNT] =
+                std::array::from_fn(|i| w.counters.drops[i].get());
+            for (sum, n) in sums.iter_mut().zip(drops) {
+                *sum = sum.wrapping_add(n);
+            }
+            let c = &w.counters;
+            workers.push(api::Worker {
+                worker: w.id,
+                core: w.core,
+                state: self.watch.life(w, now).name().to_owned(),
+                busy_ratio: self.watch.busy_ratio(w.id),
+                busy_cycles: c.busy_cycles.get(),
+                idle_cycles: c.idle_cycles.get(),
+                polls: c.polls.get(),
+                generation: w.seen_generation.load(Ordering::Relaxed),
+                connections: c.connections.get(),
+                evicted: c.evicted.get(),
+                expired: c.expired.get(),
+                received: c.received.get(),
+                generated: c.generated.get(),
+                transmitted: c.transmitted.get(),
+                punted: c.punted.get(),
+                dropped: drops.iter().sum(),
+                held: c.held.get(),
+                merged: c.merged.get(),
+                handed_out: c.handed_out.get(),
+                handed_in: c.handed_in.get(),
+            });
+        }
+        let drops = DropReason::ALL.iter().zip(sums);
+        let workers = api::Workers {
+            workers,
+            connections_capacity: self.plane.connections_capacity,
+            generation: self.generation,
+        };
+        let drop = |(reason, packets): (&DropReason, u64)| api::Drop {
+            reason: reason.name().to_owned(),
+            packets,
+            help: reason.help().to_owned(),
+        };
+        (workers, drops.map(drop).collect())
+    }
+
+    /// Ports, as their devices tell.
+    #[must_use]
+    pub fn ports(&self) -> api::Ports {
+        api::Ports {
+            ports: (self.port_stats)(),
+        }
+    }
+
+    /// Neighbours in use, and real servers' next hops that have none.
+    #[must_use]
+    pub fn neighbours(&self) -> api::Neighbours {
+        let snapshot = self.plane.snapshot.load_full();
+        let fixed: HashSet<_> = self
+            .setup
+            .neighbours
+            .iter()
+            .map(|n| (n.port, n.addr))
+            .collect();
+        let mut rows: Vec<_> = snapshot
+            .fib
+            .neighbours()
+            .map(|(port, addr, mac)| {
+                let origin = if fixed.contains(&(port, addr)) {
+                    "static"
+                } else {
+                    "kernel"
+                };
+                (port, addr, Some(mac.to_string()), origin)
+            })
+            .chain(
+                snapshot
+                    .fib
+                    .unresolved_dests()
+                    .map(|(port, addr)| (port, addr, None, "unresolved")),
+            )
+            .collect();
+        rows.sort();
+        rows.dedup();
+        let name = |p: PortId| {
+            let port = snapshot.ports.get(usize::from(p.0));
+            port.map_or_else(|| p.0.to_string(), |p| p.name.clone())
+        };
+        api::Neighbours {
+            neighbours: rows
+                .into_iter()
+                .map(|(port, addr, mac, origin)| api::Neighbour {
+                    port: name(port),
+                    address: addr.to_string(),
+                    mac,
+                    origin: origin.to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Everything that is wrong with the workers, a sentence each; empty when all live.
+    #[must_use]
+    pub fn unhealthy(&self, now: Instant) -> Vec<String> {
+        let sentence = |w: &std::sync::Arc<crate::worker::WorkerShared>| {
+            let id = w.id;
+            match self.watch.life(w, now) {
+                Life::Running => None,
+                Life::Stopped => Some(format!("worker {id} has stopped")),
+                Life::Stuck(d) => Some(format!(
+                    "worker {id} is stuck: it has not polled for {:.1} s",
+                    d.as_secs_f64()
+                )),
+            }
+        };
+        self.plane.workers.iter().filter_map(sentence).collect()
+    }
+
+    /// Everything that keeps the appliance from taking traffic, a sentence each; empty when it is ready.
+    #[must_use]
+    pub fn unready(&self, now: Instant) -> Vec<String> {
+        let mut out = self.unhealthy(now);
+        for w in &self.plane.workers {
+            // Any published snapshot will do: a worker that is one behind for a moment is no less ready.
+            if w.seen_generation.load(Ordering::Relaxed) == 0 {
+                out.push(format!(
+                    "worker {} has not seen the configuration yet",
+                    w.id
+                ));
+            }
+        }
+        for p in self.ports().ports {
+            if !p.link_up {
+                out.push(format!("port `{}` has no link", p.name));
+            }
+        }
+        out
+    }
+}
+
+/// Why a server's effective weight is not the weight that is set; empty when it is.
+fn why(d: &Dest) -> &'static str {
+    if !d.available {
+        "removed from the configuration"
+    } else if d.admin == AdminState::Drain {
+        "drained"
+    } else if d.admin == AdminState::Maint {
+        "in maintenance"
+    } else if !d.up {
+        "down"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,108 @@
+//! Sums of counters over workers, and the baselines that make a reused slot start at zero.
+//!
+//! A slot's counters are never reset, since the workers are their only writers. When a slot is given to another object
+//! the sum at that moment becomes its baseline. Invariant: for one object, sum minus baseline never goes down.
+
+use std::sync::Arc;
+
+use crate::forward::{ServiceKind, Services};
+use crate::table::{
+    Counter, DestCounters, DestId, DestShared, ServiceCounters, ServiceId, WorkerCounters,
+};
+use crate::worker::WorkerShared;
+
+macro_rules! totals {
+    ($(#[$doc:meta])* $name:ident of $counters:ident { $($field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub struct $name { $(pub $field: u64,)* }
+
+        impl $name {
+            fn sum<'a>(of: impl Iterator<Item = &'a $counters>) -> Self {
+                of.fold(Self::default(), |sum, c| Self {
+                    $($field: sum.$field.wrapping_add(Counter::get(&c.$field)),)*
+                })
+            }
+
+            fn since(self, base: Self) -> Self {
+                Self { $($field: self.$field.saturating_sub(base.$field),)* }
+            }
+        }
+    };
+}
+
+totals! {
+    /// What all workers counted for one service; fields as in [`ServiceCounters`].
+    ServiceTotals of ServiceCounters {
+        packets_in, bytes_in, packets_out, bytes_out, connections, rejected_no_server, rejected_table_full,
+    }
+}
+
+totals! {
+    /// What all workers counted for one real server; fields as in [`DestCounters`].
+    DestTotals of DestCounters {
+        packets_in, bytes_in, packets_out, bytes_out, connections,
+    }
+}
+
+/// Who has each slot, and where its counters stood when it got it.
+#[derive(Debug, Default)]
+pub struct Baselines {
+    services: Vec<Option<(ServiceKind, ServiceTotals)>>,
+    /// The shared counts identify the server: they are made anew with each use of a slot. Held, so that the address
+    /// is not given to another.
+    dests: Vec<Option<(Arc<DestShared>, DestTotals)>>,
+}
+
+impl Baselines {
+    /// Takes note of slots that `services` gives to others than had them. To be called before `services` is
+    /// published, when nobody counts for the new owners yet.
+    pub fn update(&mut self, services: &Services, workers: &[Arc<WorkerShared>]) {
+        self.services
+            .resize(self.services.len().max(services.slots.len()), None);
+        for s in services.slots.iter().flatten() {
+            let slot = &mut self.services[s.id.0 as usize];
+            if slot.is_none_or(|(kind, _)| kind != s.def.kind) {
+                *slot = Some((s.def.kind, sum_service(workers, s.id)));
+            }
+        }
+        self.dests
+            .resize_with(self.dests.len().max(services.dests.len()), || None);
+        for d in services.dests.iter().flatten() {
+            let slot = &mut self.dests[d.id.0 as usize];
+            let same = slot
+                .as_ref()
+                .is_some_and(|(shared, _)| Arc::ptr_eq(shared, &d.shared));
+            if !same {
+                *slot = Some((Arc::clone(&d.shared), sum_dest(workers, d.id)));
+            }
+        }
+    }
+
+    /// What was counted for the service that has the slot.
+    #[must_use]
+    pub fn service(&self, workers: &[Arc<WorkerShared>], id: ServiceId) -> ServiceTotals {
+        let base = self.services.get(id.0 as usize).copied().flatten();
+        sum_service(workers, id).since(base.map(|(_, b)| b).unwrap_or_default())
+    }
+
+    /// What was counted for the real server that has the slot.
+    #[must_use]
+    pub fn dest(&self, workers: &[Arc<WorkerShared>], id: DestId) -> DestTotals {
+        let base = self.dests.get(id.0 as usize).and_then(Option::as_ref);
+        sum_dest(workers, id).since(base.map(|(_, b)| *b).unwrap_or_default())
+    }
+}
+
+fn counters(workers: &[Arc<WorkerShared>]) -> impl Iterator<Item = &WorkerCounters> {
+    workers.iter().map(|w| &w.counters)
+}
+
+fn sum_service(workers: &[Arc<WorkerShared>], id: ServiceId) -> ServiceTotals {
+    ServiceTotals::sum(counters(workers).filter_map(|c| c.services.get(id.0 as usize)))
+}
+
+fn sum_dest(workers: &[Arc<WorkerShared>], id: DestId) -> DestTotals {
+    DestTotals::sum(counters(workers).filter_map(|c| c.dests.get(id.0 as usize)))
+}
