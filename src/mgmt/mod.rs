@@ -1,6 +1,3 @@
-//! The management core: everything that may be slow and may never make a worker wait.
-
-pub mod kernel;
 //! The management core: the running configuration, the control socket and the metrics endpoint.
 //!
 //! One thread with a current-thread runtime. It may be slow; it may never make a worker wait.
@@ -9,6 +6,7 @@ pub mod api;
 mod bounded;
 mod conns;
 pub mod control;
+pub mod kernel;
 pub mod manager;
 pub mod metrics;
 pub mod names;
