@@ -78,7 +78,11 @@ pub fn parse(frame: &[u8]) -> Result<Packet, DropReason> {
     // The common cases, with every offset of the fixed header known at compile time. Each kind of frame is a
     // function of its own: merged into one, their values share registers and spill, which costs a third of the speed.
     match ether_type {
-        V4::ETHER_TYPE => Ok(Packet { vlan: None, group, l3: L3::V4(ip(frame, ETHERNET_LEN)?) }),
+        V4::ETHER_TYPE => Ok(Packet {
+            vlan: None,
+            group,
+            l3: L3::V4(ip(frame, ETHERNET_LEN)?),
+        }),
         V6::ETHER_TYPE => untagged_v6(frame, group),
         _ => tagged(frame, group, ether_type),
     }
@@ -86,7 +90,11 @@ pub fn parse(frame: &[u8]) -> Result<Packet, DropReason> {
 
 #[inline(never)]
 fn untagged_v6(frame: &[u8], group: bool) -> Result<Packet, DropReason> {
-    Ok(Packet { vlan: None, group, l3: L3::V6(ip(frame, ETHERNET_LEN)?) })
+    Ok(Packet {
+        vlan: None,
+        group,
+        l3: L3::V6(ip(frame, ETHERNET_LEN)?),
+    })
 }
 
 #[inline(never)]
@@ -118,7 +126,8 @@ fn untag(frame: &[u8], ether_type: u16) -> Result<(Option<u16>, u16, usize), Dro
             break;
         }
         let tag: &[u8; 4] = chunk(frame, at).ok_or(DropReason::EthShort)?;
-        vlan = vlan.or(Some(be16(tag, 0) & 0x0fff));
+        let id = be16(tag, 0) & 0x0fff;
+        vlan = vlan.or(Some(id));
         ether_type = be16(tag, 2);
         at += tag.len();
     }
@@ -245,7 +254,11 @@ fn ipv6<const QUOTED: bool>(frame: &[u8], l3: usize) -> Result<Headers, DropReas
         HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION => {
             walk(&frame[..end], l4, fixed[6]).ok_or(DropReason::IpExtension)?
         }
-        proto => Chain { proto, l4, fragment: None },
+        proto => Chain {
+            proto,
+            l4,
+            fragment: None,
+        },
     };
     Ok(Headers {
         proto: chain.proto,
