@@ -7,7 +7,7 @@ use super::checksum::Sum;
 use super::packet::proto;
 use super::parse::{self, Layout};
 use super::rewrite::Side;
-use super::{Af, DropReason, Family, FlowKey, Ip, checksum, scope};
+use super::{Af, DropReason, Family, FlowKey, Ip, V4, checksum, scope};
 
 /// Largest ICMP error over IPv4 in bytes (RFC 1812 §4.3.2.3).
 const MAX_LEN_V4: usize = 576;
@@ -176,6 +176,56 @@ impl<F: Family> Embedded<F> {
 /// [`DropReason::Fragment`] when the error is itself a fragment, which has to be put together before;
 /// [`DropReason::IcmpUnmatched`] when the quoted packet is malformed or ends before its ports.
 pub fn embedded<F: Family>(frame: &[u8], ip: &Ip<F>) -> Result<Option<Embedded<F>>, DropReason> {
+    let Some(embedded) = quote(frame, ip)? else {
+        return Ok(None);
+    };
+    let quoted = &embedded.ip;
+    let ports = match quoted.flow.proto {
+        proto::TCP | proto::UDP | proto::SCTP if quoted.is_later_fragment() => return Ok(None),
+        proto::TCP | proto::UDP | proto::SCTP => 4,
+        proto::AH | proto::ESP => 0,
+        _ => return Ok(None),
+    };
+    if quoted.end - quoted.l4 < ports {
+        return Err(DropReason::IcmpUnmatched);
+    }
+    Ok(Some(embedded))
+}
+
+/// An ICMP error about one of our own IPIP packets with an IPv4 packet in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnelled {
+    /// The quoted IPIP packet: its destination is the real server.
+    pub outer: Embedded<V4>,
+    /// The packet within, as the client sent it; what there is of it is `inner.l3..inner.end` of the frame.
+    pub inner: Ip<V4>,
+}
+
+/// The IPIP packet that the ICMP error in `ip` quotes, and the packet within that (specification §8.6: IPv4 in IPv4
+/// only). `None` when it quotes something else.
+///
+/// # Errors
+/// As for [`embedded`]; the packet within needs its ports too.
+pub fn tunnelled(frame: &[u8], ip: &Ip<V4>) -> Result<Option<Tunnelled>, DropReason> {
+    let Some(outer) = quote(frame, ip)? else {
+        return Ok(None);
+    };
+    if outer.ip.flow.proto != proto::IPIP || outer.ip.is_later_fragment() {
+        return Ok(None);
+    }
+    let inner = parse::quoted::<V4>(&frame[..usize::from(ip.end)], usize::from(outer.ip.l4))
+        .map_err(|_| DropReason::IcmpUnmatched)?;
+    if inner.is_later_fragment() {
+        return Ok(None);
+    }
+    if inner.end - inner.l4 < 4 {
+        return Err(DropReason::IcmpUnmatched);
+    }
+    Ok(Some(Tunnelled { outer, inner }))
+}
+
+/// The packet of any protocol that the ICMP error in `ip` quotes.
+fn quote<F: Family>(frame: &[u8], ip: &Ip<F>) -> Result<Option<Embedded<F>>, DropReason> {
     if ip.flow.proto != icmp_proto::<F>() || !ip.l4_whole {
         return Ok(None);
     }
@@ -189,26 +239,21 @@ pub fn embedded<F: Family>(frame: &[u8], ip: &Ip<F>) -> Result<Option<Embedded<F
     if ip.fragment.is_some_and(|f| f.more) {
         return Err(DropReason::Fragment);
     }
-    let quote = parse::quoted::<F>(packet, usize::from(ip.l4) + HEADER_LEN)
+    let quoted = parse::quoted::<F>(packet, usize::from(ip.l4) + HEADER_LEN)
         .map_err(|_| DropReason::IcmpUnmatched)?;
-    let ports = match quote.flow.proto {
-        proto::TCP | proto::UDP | proto::SCTP => 4,
-        proto::AH | proto::ESP => 0,
-        _ => return Ok(None),
-    };
-    if ports != 0 && quote.is_later_fragment() {
-        return Ok(None);
-    }
-    if quote.end - quote.l4 < ports {
-        return Err(DropReason::IcmpUnmatched);
-    }
-    let mtu = reported_mtu::<F>(header);
     Ok(Some(Embedded {
-        ip: quote,
+        ip: quoted,
         icmp_type,
         code,
-        mtu,
+        mtu: reported_mtu::<F>(header),
     }))
+}
+
+/// Whether the checksum of the whole ICMP or ICMPv6 message in `ip` is right.
+#[must_use]
+pub fn is_intact<F: Family>(frame: &[u8], ip: &Ip<F>) -> bool {
+    let icmp = &frame[usize::from(ip.l4)..usize::from(ip.end)];
+    icmp_sum::<F>(ip.flow.src, ip.flow.dst, icmp).folded() == 0xffff
 }
 
 fn is_translated<F: Family>(icmp_type: u8) -> bool {
@@ -244,11 +289,11 @@ pub fn translate<F: Family>(
     addr: F::Addr,
     port: u16,
 ) -> Result<(), DropReason> {
-    let packet = &mut frame[..usize::from(ip.end)];
-    let l4 = usize::from(ip.l4);
-    if icmp_sum::<F>(ip.flow.src, ip.flow.dst, &packet[l4..]).folded() != 0xffff {
+    if !is_intact(frame, ip) {
         return Err(DropReason::L4Checksum);
     }
+    let packet = &mut frame[..usize::from(ip.end)];
+    let l4 = usize::from(ip.l4);
     set_addr(packet, ip, side, addr);
     let quoted = &mut embedded.ip;
     set_addr(packet, quoted, side.opposite(), addr);
@@ -296,7 +341,7 @@ mod tests {
     use super::*;
     use crate::net::build::{self, Frame, verify};
     use crate::net::packet::tcp_flags;
-    use crate::net::{L3, V4, V6, parse};
+    use crate::net::{L3, parse};
 
     const CLIENT: (&str, &str) = ("198.51.100.7:40000", "[2001:db8::7]:40000");
     const VIP: (&str, &str) = ("192.0.2.10:80", "[2001:db8:1::10]:80");
@@ -310,7 +355,6 @@ mod tests {
     }
 
     fn view<F: Family>(frame: &[u8]) -> Ip<F> {
-        // The parser's answer, whichever family it is of, as the one that the test is about.
         parse::quoted::<F>(frame, 14).expect("a good frame")
     }
 
@@ -602,7 +646,6 @@ mod tests {
     fn an_error_from_a_server_is_what_the_virtual_host_would_have_sent() {
         for v6 in [false, true] {
             let (client, vip, dest) = (at(CLIENT, v6), at(VIP, v6), at(DEST, v6));
-            // SCTP, because its checksum does not cover the addresses: the quotes are then the same to the last bit.
             let kind = IcmpError::PortUnreachable;
             let inside = Frame::new().udp(client, dest, b"odd");
             let mut error = Frame::new().icmp_error(kind, dest.ip(), &inside);
@@ -627,6 +670,47 @@ mod tests {
             assert_eq!(verify(&error), Ok(()));
             assert_eq!(embedded_in(&error), Ok(Some((dest, client, 6, 1300))));
             assert_eq!(outer_ends(&error), (at(ROUTER, v6).ip(), dest.ip()));
+        }
+    }
+
+    #[test]
+    fn an_error_about_a_tunnel_packet_leads_to_the_packet_within() {
+        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
+        let request = Frame::new().tcp(client, vip, tcp_flags::ACK, 1, &[7; 500]);
+        let tunnel = Frame::new().ip(at(ROUTER, false).ip(), dest.ip(), 4, &request[14..]);
+        let kind = IcmpError::TooBig { mtu: 1400 };
+        let error = Frame::new().icmp_error(kind, dest.ip(), &tunnel);
+        let ip = view::<V4>(&error);
+        let found = tunnelled(&error, &ip)
+            .expect("a good quote")
+            .expect("an IPIP packet");
+        assert_eq!(
+            (
+                std::net::IpAddr::from(found.outer.flow().dst),
+                found.outer.mtu
+            ),
+            (dest.ip(), 1400)
+        );
+        assert_eq!(found.inner.flow, view::<V4>(&request).flow);
+        assert_eq!(found.inner.l3, 14 + 20 + 8 + 20);
+        assert!(is_intact(&error, &ip));
+        assert_eq!(embedded(&error, &ip), Ok(None));
+
+        let plain = Frame::new().icmp_error(kind, dest.ip(), &request);
+        assert_eq!(tunnelled(&plain, &view::<V4>(&plain)), Ok(None));
+    }
+
+    #[test]
+    fn a_tunnel_packet_cut_before_the_inner_ports_is_refused() {
+        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
+        let request = Frame::new().tcp(client, vip, tcp_flags::ACK, 1, &[]);
+        let tunnel = Frame::new().ip(at(ROUTER, false).ip(), dest.ip(), 4, &request[14..]);
+        // The eight bytes behind the outer header that RFC 792 asks for do not even hold the inner one.
+        for (len, expected) in [(28, false), (43, false), (44, true)] {
+            let body = [&[0; 4][..], &tunnel[14..14 + len]].concat();
+            let error = Frame::new().icmp(dest.ip(), at(ROUTER, false).ip(), 3, 4, &body);
+            let found = tunnelled(&error, &view::<V4>(&error));
+            assert_eq!(found.is_ok(), expected, "{len} bytes quoted: {found:?}");
         }
     }
 
@@ -697,6 +781,9 @@ mod tests {
                 prop_assert!(frame.ends_with(&[0; 8]));
             }
             let _ = answered(&frame);
+            if let Ok(L3::V4(ip)) = parse(&frame).map(|p| p.l3) {
+                let _ = tunnelled(&frame, &ip);
+            }
         }
 
         #[test]
@@ -712,11 +799,5 @@ mod tests {
                 prop_assert_eq!(verify(&frame), Ok(()));
             }
         }
-    }
-
-    #[test]
-    fn view_is_of_the_family_asked_for() {
-        let frame = Frame::new().udp(at(CLIENT, true), at(VIP, true), b"x");
-        assert_eq!(view::<V6>(&frame).flow.dst_port, 80);
     }
 }

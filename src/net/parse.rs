@@ -126,7 +126,8 @@ fn untag(frame: &[u8], ether_type: u16) -> Result<(Option<u16>, u16, usize), Dro
             break;
         }
         let tag: &[u8; 4] = chunk(frame, at).ok_or(DropReason::EthShort)?;
-        vlan = vlan.or(Some(be16(tag, 0) & 0x0fff));
+        let id = be16(tag, 0) & 0x0fff;
+        vlan = vlan.or(Some(id));
         ether_type = be16(tag, 2);
         at += tag.len();
     }
