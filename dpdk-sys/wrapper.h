@@ -72,6 +72,7 @@ uint16_t polder_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames
 uint16_t polder_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
 struct rte_mbuf *polder_alloc(struct rte_mempool *pool);
 int polder_errno(void);
+int polder_thread_is_known(void);
 int polder_link_get(uint16_t port, struct polder_link *link);
 
 #endif

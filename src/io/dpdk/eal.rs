@@ -78,7 +78,9 @@ pub enum EalError {
         /// What it logged.
         said: String,
     },
-    /// The thread was not registered: it is already, or all of DPDK's thread numbers are taken.
+    /// The thread is known to DPDK already.
+    ThreadKnown,
+    /// DPDK takes no more threads.
     Thread(Errno),
 }
 
@@ -120,6 +122,7 @@ impl fmt::Display for EalError {
                 write!(f, "DPDK does not start: {errno}")
             }
             Self::Refused { errno, said } => write!(f, "DPDK does not start: {errno} ({said})"),
+            Self::ThreadKnown => f.write_str("DPDK knows the thread already"),
             Self::Thread(errno) => write!(f, "DPDK does not take the thread: {errno}"),
         }
     }
@@ -151,7 +154,7 @@ impl Eal {
     /// pin themselves.
     ///
     /// # Errors
-    /// Every [`EalError`] but `Thread`. One that is found before DPDK is called leaves the process able to try again.
+    /// Every [`EalError`] but `ThreadKnown` and `Thread`. One that is found before DPDK is called leaves the process able to try again.
     pub fn start(config: &EalConfig) -> Result<Self, EalError> {
         check_core(config.main_core)?;
         if config.hugepages {
@@ -192,11 +195,16 @@ impl Eal {
     /// cost per frame. The thread that called [`Eal::start`] is known already.
     ///
     /// # Errors
-    /// `Thread`, when it is known already or DPDK's table of threads (128 in Debian's build) is full.
+    /// `ThreadKnown`; `Thread`, when DPDK's table of threads (128 in Debian's build) is full.
     pub fn register_thread(&self) -> Result<RegisteredThread, EalError> {
+        // A second registration would take a second place in the table and lose the first.
+        // SAFETY: reads a thread-local integer.
+        if unsafe { dpdk_sys::polder_thread_is_known() } != 0 {
+            return Err(EalError::ThreadKnown);
+        }
         // SAFETY: EAL is running, which `self` proves; the guard is bound to this thread.
         let result = unsafe { dpdk_sys::rte_thread_register() };
-        Errno::check(result).map_err(EalError::Thread)?;
+        Errno::check_last(result).map_err(EalError::Thread)?;
         Ok(RegisteredThread {
             _eal: self.clone(),
             _thread_bound: PhantomData,
@@ -207,7 +215,7 @@ impl Eal {
     pub(super) fn control<R>(&self, operation: impl FnOnce(&mut Vec<u16>) -> R) -> (R, String) {
         // The list of open ports is never left half changed, so a panic elsewhere does not spoil it.
         let mut ports = self
-            .running
+            .instance
             .control
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +259,7 @@ fn init(arguments: Vec<CString>) -> Result<(), Errno> {
     let argc = c_int::try_from(argv.len()).map_err(|_| Errno(libc::E2BIG))?;
     // SAFETY: `argv` has `argc` NUL-terminated strings that live for ever, and this is the process's only call.
     let result = unsafe { dpdk_sys::rte_eal_init(argc, argv.as_mut_ptr()) };
-    Errno::check(result)
+    Errno::check_last(result)
 }
 
 fn c_arguments(config: &EalConfig) -> Result<Vec<CString>, EalError> {
