@@ -20,6 +20,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_dev_probe",
     "rte_dev_remove",
     "rte_eal_cleanup",
+    "rte_eal_get_runtime_dir",
     "rte_eal_init",
     "rte_eth_allmulticast_enable",
     "rte_eth_dev_adjust_nb_rx_tx_desc",
@@ -110,7 +111,10 @@ fn link(words: &[String]) {
         if let Some(folder) = word.strip_prefix("-L") {
             println!("cargo:rustc-link-search=native={folder}");
         }
-        if let Some(name) = word.strip_prefix("-l").filter(|name| LIBRARIES.contains(name)) {
+        if let Some(name) = word
+            .strip_prefix("-l")
+            .filter(|name| LIBRARIES.contains(name))
+        {
             println!("cargo:rustc-link-lib=dylib={name}");
         }
     }

@@ -35,6 +35,7 @@ enum {
 	POLDER_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
 	POLDER_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 	POLDER_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	POLDER_MBUF_NEXT = offsetof(struct rte_mbuf, next),
 };
 
 /* The types that the Rust side reads at those places. A release that widens one does not compile. */
@@ -49,6 +50,7 @@ POLDER_WIDTH(pkt_len, uint32_t);
 POLDER_WIDTH(data_len, uint16_t);
 POLDER_WIDTH(vlan_tci, uint16_t);
 POLDER_WIDTH(buf_len, uint16_t);
+POLDER_WIDTH(next, struct rte_mbuf *);
 
 /* Macros with casts in them, as typed constants. */
 static const uint64_t POLDER_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;

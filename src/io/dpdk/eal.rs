@@ -4,7 +4,7 @@
 //! life, and is cleaned up only when no handle, queue, pool or buffer is left.
 
 use std::error::Error;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::fs;
 use std::marker::PhantomData;
@@ -259,7 +259,26 @@ fn init(arguments: Vec<CString>) -> Result<(), Errno> {
     let argc = c_int::try_from(argv.len()).map_err(|_| Errno(libc::E2BIG))?;
     // SAFETY: `argv` has `argc` NUL-terminated strings that live for ever, and this is the process's only call.
     let result = unsafe { dpdk_sys::rte_eal_init(argc, argv.as_mut_ptr()) };
-    Errno::check_last(result)
+    let started = Errno::check_last(result);
+    remove_runtime_folder();
+    started
+}
+
+/// Removes the folder that EAL makes for files it is told not to make, and the one above it when nobody else uses it.
+fn remove_runtime_folder() {
+    // SAFETY: returns a static buffer that EAL fills once, before it makes the folder.
+    let path = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
+    // SAFETY: the buffer ends in NUL; it is empty when EAL did not come that far.
+    let path = unsafe { CStr::from_ptr(path) };
+    let Ok(path) = path.to_str() else { return };
+    // A folder that is not empty is somebody's and stays, which is what these errors would say.
+    for folder in Path::new(path)
+        .ancestors()
+        .take(2)
+        .filter(|f| f.is_absolute())
+    {
+        let _ = fs::remove_dir(folder);
+    }
 }
 
 fn c_arguments(config: &EalConfig) -> Result<Vec<CString>, EalError> {
@@ -272,6 +291,11 @@ fn c_arguments(config: &EalConfig) -> Result<Vec<CString>, EalError> {
 /// The command line that EAL is given.
 fn arguments(config: &EalConfig) -> Result<Vec<String>, EalError> {
     let mut list: Vec<String> = vec!["polder".into(), "--no-telemetry".into()];
+    // The folder that EAL makes all the same is ours alone, so that it can be removed again.
+    list.extend([
+        "--file-prefix".into(),
+        format!("polder{}", std::process::id()),
+    ]);
     // One EAL thread, the management thread; workers are threads of ours that register.
     list.extend(["--lcores".into(), format!("0@{}", config.main_core)]);
     list.extend(["-m".into(), config.memory_mb.to_string()]);
@@ -382,7 +406,8 @@ mod tests {
     use super::*;
 
     fn line(config: &EalConfig) -> String {
-        arguments(config).expect("good addresses").join(" ")
+        let line = arguments(config).expect("good addresses").join(" ");
+        line.replace(&std::process::id().to_string(), "PID")
     }
 
     #[test]
@@ -393,7 +418,8 @@ mod tests {
         };
         assert_eq!(
             line(&config),
-            "polder --no-telemetry --lcores 0@3 -m 1024 --in-memory --no-pci --log-level=*:error"
+            "polder --no-telemetry --file-prefix polderPID --lcores 0@3 -m 1024 --in-memory --no-pci \
+             --log-level=*:error"
         );
     }
 
