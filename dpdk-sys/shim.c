@@ -16,10 +16,15 @@ struct rte_mbuf *polder_alloc(struct rte_mempool *pool)
 	return rte_pktmbuf_alloc(pool);
 }
 
-/* rte_errno is a macro over a thread-local variable, which bindgen would take for an ordinary static. */
+/* The next two read thread-local variables, which bindgen would take for ordinary statics. */
 int polder_errno(void)
 {
 	return rte_errno;
+}
+
+int polder_thread_is_known(void)
+{
+	return rte_lcore_id() != LCORE_ID_ANY;
 }
 
 int polder_link_get(uint16_t port, struct polder_link *link)

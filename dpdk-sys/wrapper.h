@@ -35,6 +35,7 @@ enum {
 	POLDER_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
 	POLDER_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 	POLDER_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	POLDER_MBUF_NEXT = offsetof(struct rte_mbuf, next),
 };
 
 /* The types that the Rust side reads at those places. A release that widens one does not compile. */
@@ -49,6 +50,7 @@ POLDER_WIDTH(pkt_len, uint32_t);
 POLDER_WIDTH(data_len, uint16_t);
 POLDER_WIDTH(vlan_tci, uint16_t);
 POLDER_WIDTH(buf_len, uint16_t);
+POLDER_WIDTH(next, struct rte_mbuf *);
 
 /* Macros with casts in them, as typed constants. */
 static const uint64_t POLDER_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
@@ -72,6 +74,7 @@ uint16_t polder_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames
 uint16_t polder_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
 struct rte_mbuf *polder_alloc(struct rte_mempool *pool);
 int polder_errno(void);
+int polder_thread_is_known(void);
 int polder_link_get(uint16_t port, struct polder_link *link);
 
 #endif

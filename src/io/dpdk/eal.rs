@@ -4,7 +4,7 @@
 //! life, and is cleaned up only when no handle, queue, pool or buffer is left.
 
 use std::error::Error;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::fs;
 use std::marker::PhantomData;
@@ -78,7 +78,9 @@ pub enum EalError {
         /// What it logged.
         said: String,
     },
-    /// The thread was not registered: it is already, or all of DPDK's thread numbers are taken.
+    /// The thread is known to DPDK already.
+    ThreadKnown,
+    /// DPDK takes no more threads.
     Thread(Errno),
 }
 
@@ -120,6 +122,7 @@ impl fmt::Display for EalError {
                 write!(f, "DPDK does not start: {errno}")
             }
             Self::Refused { errno, said } => write!(f, "DPDK does not start: {errno} ({said})"),
+            Self::ThreadKnown => f.write_str("DPDK knows the thread already"),
             Self::Thread(errno) => write!(f, "DPDK does not take the thread: {errno}"),
         }
     }
@@ -151,7 +154,7 @@ impl Eal {
     /// pin themselves.
     ///
     /// # Errors
-    /// Every [`EalError`] but `Thread`. One that is found before DPDK is called leaves the process able to try again.
+    /// Every [`EalError`] but `ThreadKnown` and `Thread`. One that is found before DPDK is called leaves the process able to try again.
     pub fn start(config: &EalConfig) -> Result<Self, EalError> {
         check_core(config.main_core)?;
         if config.hugepages {
@@ -192,11 +195,16 @@ impl Eal {
     /// cost per frame. The thread that called [`Eal::start`] is known already.
     ///
     /// # Errors
-    /// `Thread`, when it is known already or DPDK's table of threads (128 in Debian's build) is full.
+    /// `ThreadKnown`; `Thread`, when DPDK's table of threads (128 in Debian's build) is full.
     pub fn register_thread(&self) -> Result<RegisteredThread, EalError> {
+        // A second registration would take a second place in the table and lose the first.
+        // SAFETY: reads a thread-local integer.
+        if unsafe { dpdk_sys::polder_thread_is_known() } != 0 {
+            return Err(EalError::ThreadKnown);
+        }
         // SAFETY: EAL is running, which `self` proves; the guard is bound to this thread.
         let result = unsafe { dpdk_sys::rte_thread_register() };
-        Errno::check(result).map_err(EalError::Thread)?;
+        Errno::check_last(result).map_err(EalError::Thread)?;
         Ok(RegisteredThread {
             _eal: self.clone(),
             _thread_bound: PhantomData,
@@ -207,7 +215,7 @@ impl Eal {
     pub(super) fn control<R>(&self, operation: impl FnOnce(&mut Vec<u16>) -> R) -> (R, String) {
         // The list of open ports is never left half changed, so a panic elsewhere does not spoil it.
         let mut ports = self
-            .running
+            .instance
             .control
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +259,26 @@ fn init(arguments: Vec<CString>) -> Result<(), Errno> {
     let argc = c_int::try_from(argv.len()).map_err(|_| Errno(libc::E2BIG))?;
     // SAFETY: `argv` has `argc` NUL-terminated strings that live for ever, and this is the process's only call.
     let result = unsafe { dpdk_sys::rte_eal_init(argc, argv.as_mut_ptr()) };
-    Errno::check(result)
+    let started = Errno::check_last(result);
+    remove_runtime_folder();
+    started
+}
+
+/// Removes the folder that EAL makes for files it is told not to make, and the one above it when nobody else uses it.
+fn remove_runtime_folder() {
+    // SAFETY: returns a static buffer that EAL fills once, before it makes the folder.
+    let path = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
+    // SAFETY: the buffer ends in NUL; it is empty when EAL did not come that far.
+    let path = unsafe { CStr::from_ptr(path) };
+    let Ok(path) = path.to_str() else { return };
+    // A folder that is not empty is somebody's and stays, which is what these errors would say.
+    for folder in Path::new(path)
+        .ancestors()
+        .take(2)
+        .filter(|f| f.is_absolute())
+    {
+        let _ = fs::remove_dir(folder);
+    }
 }
 
 fn c_arguments(config: &EalConfig) -> Result<Vec<CString>, EalError> {
@@ -264,6 +291,11 @@ fn c_arguments(config: &EalConfig) -> Result<Vec<CString>, EalError> {
 /// The command line that EAL is given.
 fn arguments(config: &EalConfig) -> Result<Vec<String>, EalError> {
     let mut list: Vec<String> = vec!["polder".into(), "--no-telemetry".into()];
+    // The folder that EAL makes all the same is ours alone, so that it can be removed again.
+    list.extend([
+        "--file-prefix".into(),
+        format!("polder{}", std::process::id()),
+    ]);
     // One EAL thread, the management thread; workers are threads of ours that register.
     list.extend(["--lcores".into(), format!("0@{}", config.main_core)]);
     list.extend(["-m".into(), config.memory_mb.to_string()]);
@@ -374,7 +406,8 @@ mod tests {
     use super::*;
 
     fn line(config: &EalConfig) -> String {
-        arguments(config).expect("good addresses").join(" ")
+        let line = arguments(config).expect("good addresses").join(" ");
+        line.replace(&std::process::id().to_string(), "PID")
     }
 
     #[test]
@@ -385,7 +418,8 @@ mod tests {
         };
         assert_eq!(
             line(&config),
-            "polder --no-telemetry --lcores 0@3 -m 1024 --in-memory --no-pci --log-level=*:error"
+            "polder --no-telemetry --file-prefix polderPID --lcores 0@3 -m 1024 --in-memory --no-pci \
+             --log-level=*:error"
         );
     }
 

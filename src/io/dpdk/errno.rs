@@ -17,18 +17,31 @@ impl Errno {
         Self(unsafe { dpdk_sys::polder_errno() })
     }
 
-    /// The result of a DPDK function that returns a negative error number, or -1 with `rte_errno` set.
+    /// The result of a DPDK function that returns a negative error number.
     pub(super) fn check(result: i32) -> Result<(), Self> {
-        match result {
-            0.. => Ok(()),
-            -1 if Self::last().0 != 0 => Err(Self::last()),
-            error => Err(Self(-error)),
+        if result >= 0 {
+            Ok(())
+        } else {
+            Err(Self(result.saturating_neg()))
+        }
+    }
+
+    /// The result of a DPDK function that returns -1 and leaves the error number in `rte_errno`.
+    pub(super) fn check_last(result: i32) -> Result<(), Self> {
+        if result >= 0 {
+            Ok(())
+        } else {
+            Err(Self::last())
         }
     }
 }
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Drivers return -1 when they have nothing to say, and that is also EPERM.
+        if self.0 == libc::EPERM {
+            return f.write_str("it failed, or is not permitted");
+        }
         // SAFETY: returns a string constant or a thread-local buffer for every number.
         let text = unsafe { dpdk_sys::rte_strerror(self.0) };
         // SAFETY: the string ends in NUL and is not overwritten before this thread's next rte_strerror.
@@ -50,6 +63,14 @@ mod tests {
     #[test]
     fn an_error_number_prints_as_its_text() {
         assert_eq!(Errno(libc::ENODEV).to_string(), "No such device");
+    }
+
+    #[test]
+    fn a_failure_without_a_reason_does_not_pretend_to_have_one() {
+        assert_eq!(
+            Errno::check(-1).map_err(|e| e.to_string()),
+            Err("it failed, or is not permitted".into())
+        );
     }
 
     #[test]

@@ -231,3 +231,34 @@ impl fmt::Debug for Mbuf {
         write!(f, "Mbuf({} bytes)", self.data().len())
     }
 }
+
+/// What drivers do to buffers and we never: for tests of what the queue makes of it.
+#[cfg(test)]
+impl Mbuf {
+    /// As if the device had taken the frame's tag out.
+    pub(super) fn mark_stripped(&mut self, tci: u16) {
+        let flags = OL_FLAGS.get(self) | sys::POLDER_RX_VLAN_STRIPPED | sys::POLDER_RX_VLAN;
+        OL_FLAGS.set(self, flags);
+        VLAN_TCI.set(self, tci);
+    }
+
+    /// A second owner of the same buffer, which breaks the type's invariant until one of them goes.
+    pub(super) fn share(&self) -> Self {
+        let mut other = Self(self.0);
+        REFCNT.set(&mut other, REFCNT.get(self) + 1);
+        other
+    }
+
+    /// Appends a segment.
+    pub(super) fn chain(&mut self, next: Self) {
+        let field: Field<*mut sys::rte_mbuf> = {
+            // SAFETY: offsetof this field; wrapper.h asserts the width.
+            unsafe { Field::at(sys::POLDER_MBUF_NEXT) }
+        };
+        let total = PKT_LEN.get(self) + PKT_LEN.get(&next);
+        PKT_LEN.set(self, total);
+        NB_SEGS.set(self, 2);
+        field.set(self, next.0.as_ptr());
+        std::mem::forget(next);
+    }
+}
