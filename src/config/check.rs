@@ -89,7 +89,7 @@ pub fn to_json(config: &Config) -> serde_json::Value {
 }
 
 /// What is unlikely to work on a machine with `cpus` CPUs.
-fn machine_warnings(file: &str, config: &Config, cpus: usize) -> Vec<Problem> {
+pub(super) fn machine_warnings(file: &str, config: &Config, cpus: usize) -> Vec<Problem> {
     let workers = config.dpdk.cores.iter().map(|core| **core);
     let workers = workers
         .enumerate()

@@ -30,8 +30,8 @@ use super::tree::{Kind, NodeId, ROOT, Tree, join};
 pub(super) struct Doubts {
     /// Nodes whose value was refused, and is a default or a stand-in in the model.
     marked: HashSet<NodeId>,
-    /// Maps that lack a required key, for which the model has a stand-in.
-    short: HashSet<NodeId>,
+    /// Required keys that maps lack, for which the model has stand-ins.
+    missing: HashSet<(NodeId, &'static str)>,
 }
 
 impl Doubts {
@@ -39,7 +39,7 @@ impl Doubts {
     pub fn is_sound(&self, tree: &Tree, map: NodeId, key: &str) -> bool {
         match tree.child(map, key) {
             Some(child) => !self.marked.contains(&child),
-            None => !self.short.contains(&map),
+            None => !self.missing.contains(&(map, key)),
         }
     }
 }
@@ -204,8 +204,13 @@ impl<'a> At<'a, '_, '_> {
         }
     }
 
-    /// Refuses a value outside of the range that the schema has for the key.
+    /// Refuses a value, or items of a list, outside of the range that the schema has for the key.
     fn check_range(self, range: &Range) -> Result<(), Failure> {
+        for item in self.rest(self.tree.items(self.id)).collect::<Vec<_>>() {
+            if let Err(Failure(Some(message))) = self.to(item).check_range(range) {
+                self.to(item).refuse(&message);
+            }
+        }
         let Kind::Scalar(text, true) = &self.tree.node(self.id).kind else {
             return Ok(());
         };
@@ -231,27 +236,22 @@ impl<'a> At<'a, '_, '_> {
                 .iter()
                 .find(|c| self.tree.node(**c).key() == Some(key))
         };
-        let missing = |key: &&'static str| find(key).is_none();
         let required = shape.required.iter().map(String::as_str);
         let lacking: Vec<_> = required
             .filter(|key| find(key).is_none_or(|c| self.is_marked(*c)))
             .collect();
-        if lacking.iter().any(missing) && self.state.borrow_mut().doubts.short.insert(self.id) {
-            for key in lacking
-                .iter()
-                .filter(|key| missing(key) && !meant.contains(key))
-            {
+        for key in lacking.iter().copied().filter(|key| find(key).is_none()) {
+            let mut state = self.state.borrow_mut();
+            if state.doubts.missing.insert((self.id, key)) && !meant.contains(&key) {
                 let mut path = self.tree.path(self.id);
                 join(&mut path, key);
                 let message = format!(
                     "`{key}` is missing from the {} that starts here",
                     shape.noun
                 );
-                let place = self.tree.place(self.id);
-                self.state
-                    .borrow_mut()
+                state
                     .report
-                    .add(Severity::Error, place, path, &message);
+                    .add(Severity::Error, self.tree.place(self.id), path, &message);
             }
         }
         lacking

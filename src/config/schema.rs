@@ -36,7 +36,7 @@ pub(super) struct Shape {
     pub noun: String,
     /// Keys that must be there.
     pub required: Vec<String>,
-    /// Ranges by key.
+    /// Ranges by key; that of a list's items where the key has a list.
     pub ranges: HashMap<String, Range>,
 }
 
@@ -83,6 +83,7 @@ impl Range {
                 max,
             });
         }
+        let property = property.get("items").unwrap_or(property);
         let bound = |key| property.get(key).and_then(Value::as_i64).map(i128::from);
         Some(Self::Int(bound("minimum")?, bound("maximum")?))
     }

@@ -1,19 +1,1434 @@
+//! Broken configurations and what is said of each.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::model::LATER;
 use super::*;
-#[test]
-fn probe() {
-    let text = std::fs::read_to_string("/tmp/probe.yaml").unwrap();
-    match load_str("p.yaml", &text) {
-        Ok(l) => {
-            println!("{}", to_yaml(&l.config));
-            for w in l.warnings {
-                println!("{w}");
-            }
+use crate::forward::PortId;
+use crate::table::Method;
+
+/// Line 1 of most inputs: one port, without a kernel interface so that nothing is left to the kernel's routes.
+const PORT: &str = "ports: [{name: wan0, device: net_null0, addresses: [192.0.2.10/24, 10.0.0.1/8, 2001:db8::a/64]}]\n";
+/// Line 2 of some: a service that is valid.
+const WEB: &str =
+    "services: [{protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}]\n";
+
+fn problems(text: &str) -> Vec<Problem> {
+    match load_str("t.yaml", text) {
+        Ok(loaded) => loaded.warnings,
+        Err(problems) => problems,
+    }
+}
+
+/// The first line of each problem's text, without the file's name.
+fn lines(text: &str) -> Vec<String> {
+    let problems = problems(text);
+    let first = |p: &Problem| p.to_string().lines().next().unwrap_or_default().to_owned();
+    problems
+        .iter()
+        .map(|p| first(p).trim_start_matches("t.yaml:").to_owned())
+        .collect()
+}
+
+/// A configuration with one service, whose lines start in line 3 with six blanks' indentation.
+fn service(lines: &str) -> String {
+    format!("{PORT}services:\n{lines}")
+}
+
+/// An input, and how each of its problems begins: all of them, in order.
+struct Row {
+    what: &'static str,
+    text: String,
+    want: &'static [&'static str],
+}
+
+fn row(what: &'static str, text: impl Into<String>, want: &'static [&'static str]) -> Row {
+    Row {
+        what,
+        text: text.into(),
+        want,
+    }
+}
+
+fn check(rows: Vec<Row>) {
+    let mut wrong = String::new();
+    for Row { what, text, want } in rows {
+        let found = lines(&text);
+        let same = found.len() == want.len()
+            && found
+                .iter()
+                .zip(want)
+                .all(|(found, want)| found.starts_with(want));
+        if !same {
+            let _ = writeln!(
+                wrong,
+                "{what}: wanted {want:#?}, found {found:#?}\nin:\n{text}"
+            );
         }
-        Err(p) => {
-            for p in p {
-                println!("{p}");
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn what_is_not_a_yaml_map_is_refused() {
+    check(vec![
+        row(
+            "empty file",
+            "",
+            &["1:1: error: the configuration is empty"],
+        ),
+        row(
+            "only comments",
+            "# nothing\n\n",
+            &["1:1: error: the configuration is empty"],
+        ),
+        row(
+            "only null",
+            "~\n",
+            &["1:1: error: the configuration is empty"],
+        ),
+        row(
+            "a list",
+            "- a\n- b\n",
+            &["1:1: error: expected a map with keys such as `dpdk`, found a list"],
+        ),
+        row(
+            "a word",
+            "hello\n",
+            &["1:1: error: expected a map with keys such as `dpdk`, found `hello`"],
+        ),
+        row(
+            "tab indentation",
+            "dpdk:\n\tcores: [1]\n",
+            &["2:2: error: dpdk: YAML does not allow tabs for indentation; use spaces"],
+        ),
+        row("unclosed list", "ports: [\n", &["2:1: error: "]),
+        row(
+            "unclosed quote",
+            "ports: \"abc\n",
+            &["1:8: error: ports: not valid YAML: "],
+        ),
+        row(
+            "bad indentation",
+            "dpdk:\n    cores: [1]\n  memory: 1G\n",
+            &["3:3: error: "],
+        ),
+        row(
+            "two documents",
+            format!("{PORT}{WEB}---\n{PORT}"),
+            &["3:1: error: a second YAML document starts here"],
+        ),
+        row(
+            "anchor",
+            "ports: &p []\n",
+            &["1:8: error: ports: YAML anchors and aliases"],
+        ),
+        row("alias", "ports: []\nservices: *p\n", &["2:11: error: "]),
+        row("tag", "ports: !!seq []\n", &["1:8: error: "]),
+        row("own tag", "ports: !list []\n", &["1:8: error: "]),
+        row(
+            "list as key",
+            "? [a, b]\n: 3\n",
+            &["1:3: error: a key must be a plain word"],
+        ),
+        row(
+            "NUL",
+            "ports: []\0\n",
+            &["1:10: error: the file contains a control character"],
+        ),
+        row(
+            "escape",
+            "# \u{1b}[31m\n",
+            &["1:3: error: the file contains a control character"],
+        ),
+        row(
+            "control after CR LF",
+            "a:\r\nb: \u{7}\r\n",
+            &["2:4: error: the file contains a control character"],
+        ),
+    ]);
+}
+
+#[test]
+fn keys_are_checked() {
+    check(vec![
+        row(
+            "no ports",
+            WEB,
+            &["1:1: error: ports: `ports` is missing from the configuration"],
+        ),
+        row(
+            "empty ports",
+            format!("ports: []\n{WEB}"),
+            &["1:1: error: ports: there must be at least one port"],
+        ),
+        row(
+            "unknown key",
+            format!("{PORT}{WEB}portz: []\n"),
+            &["3:1: error: portz: unknown key; did you mean `ports`?"],
+        ),
+        row(
+            "another's word",
+            format!("{PORT}real_servers: []\n{WEB}"),
+            &["2:1: error: real_servers: unknown key; known here are `dpdk`"],
+        ),
+        row(
+            "dash for underscore",
+            format!("{PORT}{WEB}dpdk: {{management-core: 0}}\n"),
+            &["3:8: error: dpdk.management-core: unknown key; did you mean `management_core`?"],
+        ),
+        row(
+            "nothing near",
+            format!("{PORT}{WEB}metrics: {{colour: red}}\n"),
+            &["3:11: error: metrics.colour: unknown key; known here are `listen` and `detail`"],
+        ),
+        row(
+            "a later release's",
+            format!("{PORT}{WEB}sync: {{role: master}}\n"),
+            &["3:1: error: sync: this release of Polder does not have `sync` yet"],
+        ),
+        row(
+            "duplicate key",
+            format!("{PORT}{WEB}{WEB}"),
+            &["3:1: error: services: the key is given twice; the first one is in line 2"],
+        ),
+        row(
+            "duplicate inner key",
+            format!(
+                "{PORT}{WEB}metrics:\n  listen: 127.0.0.1:1\n  detail: server\n  listen: 127.0.0.1:2\n"
+            ),
+            &["6:3: error: metrics.listen: the key is given twice; the first one is in line 4"],
+        ),
+        row(
+            "no value",
+            format!("{PORT}services:\n"),
+            &["2:1: error: services: `services` has no value"],
+        ),
+        row(
+            "list for map",
+            format!("{PORT}{WEB}dpdk: [1, 2]\n"),
+            &["3:7: error: dpdk: expected a map with keys such as `cores`, found a list"],
+        ),
+        row(
+            "map for list",
+            format!("{PORT}services: {{name: x}}\n"),
+            &["2:11: error: services: expected a list, found a map"],
+        ),
+        row(
+            "text for list",
+            format!("{PORT}{WEB}routes: none\n"),
+            &["3:9: error: routes: expected a list, found `none`"],
+        ),
+        row(
+            "empty item",
+            format!("{PORT}{WEB}routes:\n  -\n"),
+            &["4:4: error: routes[0]: expected a map with keys such as `to`, found nothing"],
+        ),
+    ]);
+}
+
+#[test]
+fn values_have_their_types_and_ranges() {
+    check(vec![
+        row(
+            "text for number",
+            format!("{PORT}{WEB}dpdk: {{management_core: zero}}\n"),
+            &["3:25: error: dpdk.management_core: expected a whole number, found `zero`"],
+        ),
+        row(
+            "quoted number",
+            format!("{PORT}{WEB}dpdk: {{management_core: \"0\"}}\n"),
+            &["3:25: error: dpdk.management_core: expected a whole number, found the text \"0\""],
+        ),
+        row(
+            "fraction",
+            format!("{PORT}{WEB}dpdk: {{cores: [1.5]}}\n"),
+            &["3:16: error: dpdk.cores[0]: expected a whole number, found `1.5`"],
+        ),
+        row(
+            "octal",
+            format!("{PORT}{WEB}dpdk: {{cores: [010]}}\n"),
+            &[
+                "3:16: error: dpdk.cores[0]: `010` starts with 0, which some programs read as octal; did you mean `10`?",
+            ],
+        ),
+        row(
+            "hexadecimal",
+            format!("{PORT}{WEB}dpdk: {{cores: [0x10]}}\n"),
+            &["3:16: error: dpdk.cores[0]: expected a whole number, found `0x10`"],
+        ),
+        row(
+            "huge number",
+            format!("{PORT}{WEB}dpdk: {{cores: [99999999999999999999999999999999999999999]}}\n"),
+            &[
+                "3:16: error: dpdk.cores[0]: 99999999999999999999999999999999999999999 is out of range",
+            ],
+        ),
+        row(
+            "yes",
+            format!("{PORT}{WEB}dpdk: {{hugepages: yes}}\n"),
+            &[
+                "3:19: error: dpdk.hugepages: expected true or false, found `yes`; did you mean `true`?",
+            ],
+        ),
+        row(
+            "memory without suffix",
+            format!("{PORT}{WEB}dpdk: {{memory: 1024}}\n"),
+            &["3:16: error: dpdk.memory: 1024 is out of range; 64M to 1T is allowed"],
+        ),
+        row(
+            "memory suffix",
+            format!("{PORT}{WEB}dpdk: {{memory: 1GiB}}\n"),
+            &[
+                "3:16: error: dpdk.memory: `1GiB` is not a number or size such as 1000, 64k, 4M or 2G; did you mean `1G`?",
+            ],
+        ),
+        row(
+            "odd memory",
+            format!("{PORT}{WEB}dpdk: {{memory: 1000000000}}\n"),
+            &[
+                "3:16: error: dpdk.memory: the memory must be a whole number of megabytes; did you mean `953M`?",
+            ],
+        ),
+        row(
+            "limit",
+            format!("{PORT}{WEB}limits: {{connections: 1G}}\n"),
+            &["3:23: error: limits.connections: 1G is out of range; 1 to 256M is allowed"],
+        ),
+        row(
+            "limit of 0",
+            format!("{PORT}{WEB}limits: {{services: 0}}\n"),
+            &["3:20: error: limits.services: 0 is out of range; 1 to 64k is allowed"],
+        ),
+        row(
+            "duration without unit",
+            format!("{PORT}{WEB}timeouts: {{udp: 60}}\n"),
+            &[
+                "3:17: error: timeouts.udp: `60` is not a duration such as 250ms, 60s, 15m, 1h or 1d; did you mean `60s`?",
+            ],
+        ),
+        row(
+            "long unit",
+            format!("{PORT}{WEB}timeouts: {{udp: 5 min}}\n"),
+            &[
+                "3:17: error: timeouts.udp: `5 min` is not a duration such as 250ms, 60s, 15m, 1h or 1d; did you mean `5m`?",
+            ],
+        ),
+        row(
+            "short timeout",
+            format!("{PORT}{WEB}timeouts: {{udp: 250ms}}\n"),
+            &["3:17: error: timeouts.udp: 250ms is out of range; 1s to 31d is allowed"],
+        ),
+        row(
+            "long timeout",
+            format!("{PORT}{WEB}timeouts: {{tcp_close: 32d}}\n"),
+            &["3:23: error: timeouts.tcp_close: 32d is out of range; 1s to 31d is allowed"],
+        ),
+        row(
+            "listen without host",
+            format!("{PORT}{WEB}metrics: {{listen: \":9108\"}}\n"),
+            &[
+                "3:19: error: metrics.listen: `:9108` is not an address and port to listen on, such as 127.0.0.1:9108; did you mean `127.0.0.1:9108`?",
+            ],
+        ),
+        row(
+            "detail",
+            format!("{PORT}{WEB}metrics: {{detail: servers}}\n"),
+            &[
+                "3:19: error: metrics.detail: `servers` is not one of `service`, `server` and `worker`; did you mean `server`?",
+            ],
+        ),
+        row(
+            "relative socket",
+            format!("{PORT}{WEB}control: {{socket: run/polder.sock}}\n"),
+            &["3:19: error: control.socket: the socket needs an absolute path"],
+        ),
+        row(
+            "long socket",
+            format!("{PORT}{WEB}control: {{socket: /{}}}\n", "x".repeat(107)),
+            &["3:19: error: control.socket: the path has 108 bytes; the kernel allows 107"],
+        ),
+    ]);
+}
+
+#[test]
+fn dpdk_is_consistent() {
+    check(vec![
+        row(
+            "core twice",
+            format!("{PORT}{WEB}dpdk: {{cores: [1, 2, 1]}}\n"),
+            &["3:22: error: dpdk.cores[2]: core 1 has a worker already, in line 3"],
+        ),
+        row(
+            "no core",
+            format!("{PORT}{WEB}dpdk: {{cores: []}}\n"),
+            &["3:8: error: dpdk.cores: there must be at least one core"],
+        ),
+        row(
+            "shared core",
+            format!("{PORT}{WEB}dpdk: {{cores: [0]}}\n"),
+            &["3:1: warning: dpdk.management_core: core 0 also has a worker"],
+        ),
+        row(
+            "core beyond any machine",
+            format!("{PORT}{WEB}dpdk: {{cores: [1024]}}\n"),
+            &["3:16: error: dpdk.cores[0]: 1024 is out of range"],
+        ),
+        row(
+            "EAL argument of ours",
+            format!("{PORT}{WEB}dpdk: {{eal: [\"-l\", \"1\"]}}\n"),
+            &["3:14: error: dpdk.eal[0]: Polder gives `-l` itself; set `dpdk.cores` instead"],
+        ),
+    ]);
+}
+
+#[test]
+fn ports_are_consistent() {
+    let ports = |lines: &str| format!("{WEB}ports:\n{lines}");
+    check(vec![
+        row(
+            "no name",
+            ports("  - device: net_null0\n"),
+            &["3:5: error: ports[0].name: `name` is missing from the port that starts here"],
+        ),
+        row(
+            "misspelt name",
+            ports("  - nam: wan0\n    device: net_null0\n"),
+            &["3:5: error: ports[0].nam: unknown key; did you mean `name`?"],
+        ),
+        row(
+            "bad name",
+            ports("  - {name: \"wan 0\", device: net_null0}\n"),
+            &[
+                "3:12: error: ports[0].name: a name has letters, digits and `_` `.` `-` only, no ` `",
+            ],
+        ),
+        row(
+            "same name",
+            ports("  - {name: a, device: net_null0}\n  - {name: a, device: net_null1}\n"),
+            &["4:12: error: ports[1].name: there is a port `a` in line 3 already"],
+        ),
+        row(
+            "same TAP",
+            ports(
+                "  - {name: internet-a, device: net_null0}\n  - {name: internet-b, device: net_null1}\n",
+            ),
+            &[
+                "4:12: error: ports[1].name: its kernel interface `polder-internet` (cut to the kernel's 15 characters) is the same as that of line 3",
+            ],
+        ),
+        row(
+            "same device",
+            ports("  - {name: a, device: net_null0}\n  - {name: b, device: net_null0}\n"),
+            &["4:23: error: ports[1].device: the port of line 3 has this device already"],
+        ),
+        row(
+            "kernel's name",
+            ports("  - {name: a, device: eth0}\n"),
+            &[
+                "3:23: warning: ports[0].device: `eth0` is neither a PCI address nor a DPDK vdev, which begin with net_; did you mean `net_af_packet0,iface=eth0`?",
+            ],
+        ),
+        row(
+            "bad PCI address",
+            ports("  - {name: a, device: 3b:00}\n"),
+            &["3:23: error: ports[0].device: `3b:00` is not a PCI address such as 0000:3b:00.0"],
+        ),
+        row(
+            "address without length",
+            ports("  - {name: a, device: net_null0, addresses: [192.0.2.10]}\n"),
+            &[
+                "3:46: error: ports[0].addresses[0]: `192.0.2.10` has no prefix length; did you mean `192.0.2.10/24`?",
+            ],
+        ),
+        row(
+            "length",
+            ports("  - {name: a, device: net_null0, addresses: [192.0.2.10/33]}\n"),
+            &[
+                "3:46: error: ports[0].addresses[0]: the prefix length of `192.0.2.10/33` is not a number from 0 to 32",
+            ],
+        ),
+        row(
+            "subnet itself",
+            ports("  - {name: a, device: net_null0, addresses: [192.0.2.0/24]}\n"),
+            &["3:46: error: ports[0].addresses[0]: 192.0.2.0 is the subnet itself"],
+        ),
+        row(
+            "broadcast",
+            ports("  - {name: a, device: net_null0, addresses: [192.0.2.255/24]}\n"),
+            &["3:46: error: ports[0].addresses[0]: 192.0.2.255 is the subnet's broadcast address"],
+        ),
+        row(
+            "multicast",
+            ports("  - {name: a, device: net_null0, addresses: [\"ff02::1/64\"]}\n"),
+            &["3:46: error: ports[0].addresses[0]: ff02::1 is a multicast address"],
+        ),
+        row(
+            "address twice",
+            ports(
+                "  - {name: a, device: net_null0, addresses: [10.0.0.1/24]}\n  - {name: b, device: net_null1, addresses: [10.0.0.1/8]}\n",
+            ),
+            &["4:46: error: ports[1].addresses[0]: the address is given in line 3 already"],
+        ),
+        row(
+            "group MAC",
+            ports("  - {name: a, device: net_null0, mac: 01:00:5e:00:00:01}\n"),
+            &["3:39: error: ports[0].mac: the MAC address of a port must be a unicast one"],
+        ),
+        row(
+            "MAC with dashes",
+            ports("  - {name: a, device: net_null0, mac: 02-00-00-00-00-01}\n"),
+            &[
+                "3:39: error: ports[0].mac: `02-00-00-00-00-01` is not a MAC address such as 02:00:00:00:00:10; did you mean `02:00:00:00:00:01`?",
+            ],
+        ),
+        row(
+            "small MTU",
+            ports("  - {name: a, device: net_null0, mtu: 500}\n"),
+            &["3:39: error: ports[0].mtu: 500 is out of range; 576 to 9600 is allowed"],
+        ),
+        row(
+            "small MTU for IPv6",
+            ports("  - {name: a, device: net_null0, mtu: 1279, addresses: [\"2001:db8::1/64\"]}\n"),
+            &["3:39: error: ports[0].mtu: 1279 is too small for the IPv6 addresses"],
+        ),
+    ]);
+}
+
+#[test]
+fn neighbours_and_routes_are_consistent() {
+    let with = |line: &str| format!("{PORT}{WEB}{line}\n");
+    check(vec![
+        row(
+            "port of a neighbour",
+            with("neighbours: [{port: wan1, address: 192.0.2.1, mac: 02:00:00:00:00:01}]"),
+            &["3:21: error: neighbours[0].port: there is no port `wan1`; did you mean `wan0`?"],
+        ),
+        row(
+            "port of a route",
+            with("routes: [{to: 0.0.0.0/0, via: 192.0.2.1, port: outside}]"),
+            &["3:48: error: routes[0].port: there is no port `outside`, only `wan0`"],
+        ),
+        row(
+            "neighbour twice",
+            with(
+                "neighbours:\n  - {port: wan0, address: 192.0.2.1, mac: 02:00:00:00:00:01}\n  - {port: wan0, address: 192.0.2.1, mac: 02:00:00:00:00:02}",
+            ),
+            &["5:27: error: neighbours[1].address: the neighbour is given in line 4 already"],
+        ),
+        row(
+            "group MAC of a neighbour",
+            with("neighbours: [{port: wan0, address: 192.0.2.1, mac: ff:ff:ff:ff:ff:ff}]"),
+            &[
+                "3:52: error: neighbours[0].mac: the MAC address of a neighbour must be a unicast one",
+            ],
+        ),
+        row(
+            "neighbour off link",
+            with("neighbours: [{port: wan0, address: 198.51.100.1, mac: 02:00:00:00:00:01}]"),
+            &[
+                "3:36: warning: neighbours[0].address: 198.51.100.1 is in none of the subnets of port `wan0`",
+            ],
+        ),
+        row(
+            "ourselves as neighbour",
+            with("neighbours: [{port: wan0, address: 10.0.0.1, mac: 02:00:00:00:00:01}]"),
+            &["3:36: error: neighbours[0].address: 10.0.0.1 is the director's own address"],
+        ),
+        row(
+            "host bits",
+            with("routes: [{to: 10.1.2.3/8, via: 192.0.2.1, port: wan0}]"),
+            &[
+                "3:15: error: routes[0].to: 10.1.2.3/8 has bits behind its prefix length; did you mean `10.0.0.0/8`?",
+            ],
+        ),
+        row(
+            "route twice",
+            with(
+                "routes: [{to: 0.0.0.0/0, via: 192.0.2.1, port: wan0}, {to: 0.0.0.0/0, via: 192.0.2.2, port: wan0}]",
+            ),
+            &["3:60: error: routes[1].to: there is a route to 0.0.0.0/0 in line 3 already"],
+        ),
+        row(
+            "family of the next hop",
+            with("routes: [{to: \"::/0\", via: 192.0.2.1, port: wan0}]"),
+            &[
+                "3:28: error: routes[0].via: the next hop must be of the destination's address family",
+            ],
+        ),
+        row(
+            "next hop off link",
+            with("routes: [{to: 0.0.0.0/0, via: 198.51.100.1, port: wan0}]"),
+            &[
+                "3:31: warning: routes[0].via: 198.51.100.1 is in none of the subnets of port `wan0`",
+            ],
+        ),
+        row(
+            "VIP as next hop",
+            with("routes: [{to: 0.0.0.0/0, via: 192.0.2.80, port: wan0}]"),
+            &["3:31: error: routes[0].via: 192.0.2.80 is a virtual address, no next hop"],
+        ),
+        row(
+            "ourselves as next hop",
+            with("routes: [{to: 0.0.0.0/0, via: 192.0.2.10, port: wan0}]"),
+            &["3:31: error: routes[0].via: 192.0.2.10 is the director's own address"],
+        ),
+    ]);
+}
+
+#[test]
+fn services_are_consistent() {
+    check(vec![
+        row(
+            "no services",
+            PORT,
+            &["1:1: warning: services: there are no services"],
+        ),
+        row(
+            "empty services",
+            format!("{PORT}services: []\n"),
+            &["2:1: warning: services: there are no services"],
+        ),
+        row(
+            "no protocol",
+            service("  - address: 192.0.2.80\n    port: 80\n    servers: [{address: 10.0.0.11}]\n"),
+            &[
+                "3:5: error: services[0].protocol: `protocol` is missing from the service that starts here",
+            ],
+        ),
+        row(
+            "protocol",
+            service(
+                "  - {protocol: tpc, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:16: error: services[0].protocol: `tpc` is not one of `tcp` and `udp`; did you mean `tcp`?",
+            ],
+        ),
+        row(
+            "later protocol",
+            service(
+                "  - {protocol: sctp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &["3:16: error: services[0].protocol: this release of Polder does not have `sctp` yet"],
+        ),
+        row(
+            "port 0",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 0, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &["3:48: error: services[0].port: 0 is out of range; 1 to 65535 is allowed"],
+        ),
+        row(
+            "large port",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 65536, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &["3:48: error: services[0].port: 65536 is out of range; 1 to 65535 is allowed"],
+        ),
+        row(
+            "address with port",
+            service(
+                "  - {protocol: tcp, address: \"192.0.2.80:80\", port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:30: error: services[0].address: `192.0.2.80:80` holds a port: write `address: 192.0.2.80` and `port: 80`",
+            ],
+        ),
+        row(
+            "host name",
+            service(
+                "  - {protocol: tcp, address: www.example.org, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:30: error: services[0].address: `www.example.org` is not an IP address; host names are not resolved",
+            ],
+        ),
+        row(
+            "multicast VIP",
+            service(
+                "  - {protocol: udp, address: 224.0.0.81, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:30: error: services[0].address: 224.0.0.81 is a multicast address, no virtual address",
+            ],
+        ),
+        row(
+            "unspecified VIP",
+            service(
+                "  - {protocol: udp, address: 0.0.0.0, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &["3:30: error: services[0].address: 0.0.0.0 is the unspecified address"],
+        ),
+        row(
+            "loopback VIP",
+            service(
+                "  - {protocol: udp, address: \"::1\", port: 80, servers: [{address: 2001:db8::1}]}\n",
+            ),
+            &["3:30: error: services[0].address: ::1 is a loopback address"],
+        ),
+        row(
+            "mapped VIP",
+            service(
+                "  - {protocol: udp, address: \"::ffff:192.0.2.80\", port: 80, servers: [{address: 2001:db8::1}]}\n",
+            ),
+            &[
+                "3:30: error: services[0].address: ::ffff:192.0.2.80 is an IPv4 address in IPv6 notation",
+            ],
+        ),
+        row(
+            "scheduler",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: wlcc, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:63: error: services[0].scheduler: `wlcc` is not one of `rr`, `wrr`, `lc` and `wlc`; did you mean `wlc`?",
+            ],
+        ),
+        row(
+            "later scheduler",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: mh, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:63: error: services[0].scheduler: this release of Polder does not have `mh` yet; it has `rr`",
+            ],
+        ),
+        row(
+            "flag",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler_flags: [fallback], servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:70: error: services[0].scheduler_flags[0]: the scheduler `wlc` has no flags; remove `fallback`",
+            ],
+        ),
+        row(
+            "persistence",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, persistence: {timeout: 60s}, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:52: error: services[0].persistence: this release of Polder does not have `persistence` yet",
+            ],
+        ),
+        row(
+            "same service",
+            service(
+                "  - {name: a, protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n  - {name: b, protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "4:39: error: services[1].address: the service of line 3 has this protocol, address and port already",
+            ],
+        ),
+        row(
+            "same name",
+            service(
+                "  - {name: a, protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n  - {name: a, protocol: udp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &["4:12: error: services[1].name: there is a service `a` in line 3 already"],
+        ),
+        row(
+            "name with a slash",
+            service(
+                "  - {name: a/b, protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:12: error: services[0].name: a name has letters, digits and `_` `.` `:` `-` only, no `/`",
+            ],
+        ),
+        row(
+            "no servers",
+            service("  - {protocol: tcp, address: 192.0.2.80, port: 80}\n"),
+            &["3:5: warning: services[0].servers: the service has no servers"],
+        ),
+        row(
+            "more than the limit",
+            format!("{WEB}{PORT}limits: {{servers: 1, services: 1}}\n")
+                .replace("11}]", "11}, {address: 10.0.0.12}]"),
+            &["1:1: error: services: there are 2 servers, but `limits.servers` is 1"],
+        ),
+    ]);
+}
+
+#[test]
+fn servers_are_consistent() {
+    let servers = |lines: &str| {
+        service(&format!(
+            "  - protocol: tcp\n    address: 192.0.2.80\n    port: 80\n    servers:\n{lines}"
+        ))
+    };
+    check(vec![
+        row(
+            "no address",
+            servers("      - {weight: 1}\n"),
+            &[
+                "7:9: error: services[0].servers[0].address: `address` is missing from the server that starts here",
+            ],
+        ),
+        row(
+            "keepalived's words",
+            servers("      - {ip: 10.0.0.11, lb_kind: NAT}\n"),
+            &[
+                "7:10: error: services[0].servers[0].ip: unknown key; did you mean `address`?",
+                "7:25: error: services[0].servers[0].lb_kind: unknown key; did you mean `forwarding`?",
+            ],
+        ),
+        row(
+            "weight",
+            servers("      - {address: 10.0.0.11, weight: 70000}\n"),
+            &[
+                "7:38: error: services[0].servers[0].weight: 70000 is out of range; 0 to 65535 is allowed",
+            ],
+        ),
+        row(
+            "negative weight",
+            servers("      - {address: 10.0.0.11, weight: -1}\n"),
+            &[
+                "7:38: error: services[0].servers[0].weight: -1 is out of range; 0 to 65535 is allowed",
+            ],
+        ),
+        row(
+            "forwarding",
+            servers("      - {address: 10.0.0.11, forwarding: dr}\n"),
+            &[
+                "7:42: error: services[0].servers[0].forwarding: `dr` is not one of `masq`, `direct` and `tunnel`; did you mean `direct`?",
+            ],
+        ),
+        row(
+            "state",
+            servers("      - {address: 10.0.0.11, state: down}\n"),
+            &[
+                "7:37: error: services[0].servers[0].state: `down` is not one of `ready`, `drain` and `maint`; did you mean `maint`?",
+            ],
+        ),
+        row(
+            "port 0",
+            servers("      - {address: 10.0.0.11, port: 0}\n"),
+            &["7:36: error: services[0].servers[0].port: 0 is out of range; 1 to 65535 is allowed"],
+        ),
+        row(
+            "thresholds",
+            servers("      - {address: 10.0.0.11, upper_threshold: 50, lower_threshold: 60}\n"),
+            &[
+                "7:68: error: services[0].servers[0].lower_threshold: 60 is above the upper threshold, 50",
+            ],
+        ),
+        row(
+            "lower threshold alone",
+            servers("      - {address: 10.0.0.11, lower_threshold: 60}\n"),
+            &[
+                "7:47: error: services[0].servers[0].lower_threshold: a lower threshold needs an upper one",
+            ],
+        ),
+        row(
+            "no follow-up of a bad upper one",
+            servers("      - {address: 10.0.0.11, upper_threshold: many, lower_threshold: 60}\n"),
+            &[
+                "7:47: error: services[0].servers[0].upper_threshold: expected a whole number, found `many`",
+            ],
+        ),
+        row(
+            "same server",
+            servers("      - {address: 10.0.0.11}\n      - {address: 10.0.0.11, port: 80}\n"),
+            &[
+                "8:19: error: services[0].servers[1].address: the server of line 7 has this address and port already",
+            ],
+        ),
+        row(
+            "same name",
+            servers(
+                "      - {name: a, address: 10.0.0.11}\n      - {name: a, address: 10.0.0.12}\n",
+            ),
+            &[
+                "8:16: error: services[0].servers[1].name: the service has a server `a` in line 7 already",
+            ],
+        ),
+        row(
+            "VIP as server",
+            servers("      - {address: 192.0.2.80}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: 192.0.2.80 is the virtual address of this very service",
+            ],
+        ),
+        row(
+            "ourselves as server",
+            servers("      - {address: 192.0.2.10}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: 192.0.2.10 is the director's own address",
+            ],
+        ),
+        row(
+            "loopback server",
+            servers("      - {address: 127.0.0.1}\n"),
+            &["7:19: warning: services[0].servers[0].address: 127.0.0.1 is a loopback address"],
+        ),
+        row(
+            "broadcast server",
+            servers("      - {address: 255.255.255.255}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: 255.255.255.255 is the broadcast address",
+            ],
+        ),
+        row(
+            "family",
+            servers("      - {address: \"2001:db8::11\"}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: an IPv6 server of an IPv4 service needs `forwarding: tunnel`",
+            ],
+        ),
+        row(
+            "port of a direct server",
+            servers("      - {address: 10.0.0.11, port: 8080, forwarding: direct}\n"),
+            &[
+                "7:36: error: services[0].servers[0].port: `forwarding: direct` leaves the port of a packet as it is, so 8080 would never be used; did you mean `80`?",
+            ],
+        ),
+        row(
+            "port of a tunnel server",
+            servers("      - {address: 10.0.0.11, port: 8080, forwarding: tunnel}\n"),
+            &["7:36: error: services[0].servers[0].port: `forwarding: tunnel` leaves the port"],
+        ),
+        row(
+            "all quiesced",
+            servers(
+                "      - {address: 10.0.0.11, weight: 0}\n      - {address: 10.0.0.12, state: drain}\n",
+            ),
+            &["6:5: warning: services[0].servers: no server takes new connections"],
+        ),
+        row(
+            "no way there",
+            servers("      - {address: 198.51.100.1}\n")
+                .replace("ports: [{", "ports: [{kernel_interface: false, "),
+            &[
+                "7:19: warning: services[0].servers[0].address: 198.51.100.1 is in no subnet of a port",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn all_problems_of_a_file_are_found_at_once() {
+    let text = "\
+ports:
+  - name: wan0
+    device: net_null0
+    mtu: 100
+    mac: nonsense
+    colour: red
+services:
+  - protocol: tpc
+    address: 224.0.0.1
+    port: 99999
+    scheduler: best
+    servers:
+      - {address: 10.0.0.300, weight: -5, forwarding: magic, state: asleep}
+      - {weight: x}
+      - 7
+  - {}
+timeouts: {udp: never, tcp_close: 1w}
+";
+    let paths: Vec<_> = problems(text).into_iter().map(|p| p.path).collect();
+    let server = "services[0].servers[0]";
+    assert_eq!(
+        paths,
+        [
+            "ports[0].mtu",
+            "ports[0].mac",
+            "ports[0].colour",
+            "services[0].protocol",
+            "services[0].address",
+            "services[0].port",
+            "services[0].scheduler",
+            &format!("{server}.address"),
+            &format!("{server}.weight"),
+            &format!("{server}.forwarding"),
+            &format!("{server}.state"),
+            "services[0].servers[1].address",
+            "services[0].servers[1].weight",
+            "services[0].servers[2]",
+            "services[1].protocol",
+            "services[1].address",
+            "services[1].port",
+            "services[1].servers",
+            "timeouts.udp",
+            "timeouts.tcp_close",
+        ]
+    );
+}
+
+#[test]
+fn a_refused_value_has_no_follow_ups() {
+    // The protocol is unknown, so that these two may or may not be the same service.
+    let text = service(
+        "  - {protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n  \
+         - {protocol: udpp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
+    );
+    assert_eq!(lines(&text).len(), 1, "{:?}", lines(&text));
+    // The port's name is known although its device is missing.
+    let text = format!("{WEB}ports: [{{name: a}}]\nroutes: [{{to: 10.0.0.0/8, port: a}}]\n");
+    assert_eq!(lines(&text).len(), 1, "{:?}", lines(&text));
+    // The service's address is missing, so its server's family can't be wrong.
+    let text = service("  - {protocol: tcp, port: 80, servers: [{address: \"2001:db8::1\"}]}\n");
+    assert_eq!(lines(&text).len(), 1, "{:?}", lines(&text));
+}
+
+#[test]
+fn a_problem_is_shown_with_its_line_and_a_caret() {
+    let text = format!("{PORT}{WEB}timeouts:\n  udp: never\n");
+    let shown: Vec<_> = problems(&text).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "t.yaml:4:8: error: timeouts.udp: `never` is not a duration such as 250ms, 60s, 15m, 1h or 1d\n \
+          4 |   udp: never\n   |        ^^^^^"
+        ]
+    );
+}
+
+#[test]
+fn a_snippet_of_a_long_line_is_a_window_around_the_place() {
+    let text = format!("ports: [{}]\nservices: []\n", "1, ".repeat(100_000) + "7");
+    let problems = problems(&text);
+    assert!(problems.len() <= 1001 + 1, "{}", problems.len());
+    for problem in &problems[..1000] {
+        assert!(problem.snippet.chars().count() < 400);
+        let mut lines = problem.snippet.lines();
+        let (line, caret) = (
+            lines.next().expect("a line"),
+            lines.next().expect("a caret"),
+        );
+        let at = caret.chars().position(|c| c == '^').expect("a caret");
+        assert_eq!(line.chars().nth(at), Some('1'), "{}", problem.snippet);
+    }
+    assert!(
+        problems[1000].message.contains("further problems"),
+        "{:?}",
+        problems[1000]
+    );
+    assert_eq!(problems[1000].severity, Severity::Error);
+}
+
+#[test]
+fn line_ends_and_a_byte_order_mark_do_not_move_positions() {
+    let text = format!("{PORT}{WEB}timeouts:\n  udp: never\n");
+    let want = lines(&text);
+    assert_eq!(lines(&text.replace('\n', "\r\n")), want);
+    assert_eq!(lines(&format!("\u{feff}{text}")), want);
+    assert_eq!(
+        lines(&format!("\u{feff}{}", text.replace('\n', "\r\n"))),
+        want
+    );
+}
+
+#[test]
+fn columns_count_characters() {
+    let text = format!("{PORT}{WEB}\"ä🙂\": 1\ncontrol: {{\"µ\": 1, sockett: /x}}\n");
+    assert_eq!(
+        lines(&text)[1],
+        "4:11: error: control.µ: unknown key; known here are `socket`"
+    );
+    assert!(
+        lines(&text)[2].starts_with("4:19: error: control.sockett"),
+        "{:?}",
+        lines(&text)
+    );
+}
+
+#[test]
+fn bytes_that_are_not_text_are_refused_where_they_are() {
+    let problems = load_bytes("t.yaml", b"ports: []\nname: a\xffb\n").expect_err("it is not UTF-8");
+    assert_eq!((problems[0].line, problems[0].column), (2, 8));
+    assert!(problems[0].message.contains("not UTF-8"));
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_a_problem_without_a_position() {
+    let problems = load(std::path::Path::new("/nonexistent/p.yaml")).expect_err("it is not there");
+    let text = problems[0].to_string();
+    assert!(
+        text.starts_with("/nonexistent/p.yaml: error: the file can't be read: "),
+        "{text}"
+    );
+    let problems = load(std::path::Path::new("/dev/zero")).expect_err("it never ends");
+    assert!(
+        problems[0].message.contains("larger than 8 MB"),
+        "{}",
+        problems[0]
+    );
+}
+
+/// Nine levels of nine aliases each: 387 million values if they were expanded.
+fn alias_bomb() -> String {
+    let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..10 {
+        let _ = writeln!(
+            text,
+            "a{level}: &a{level} [{}]",
+            vec![format!("*a{}", level - 1); 9].join(", ")
+        );
+    }
+    text
+}
+
+#[test]
+fn an_alias_bomb_is_refused_at_once() {
+    let bomb = alias_bomb();
+    let found = lines(&bomb);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("1:5: error: a0: YAML anchors and aliases"),
+        "{found:?}"
+    );
+    assert!(is_done_within(Duration::from_millis(100), || drop(
+        problems(&bomb)
+    )));
+}
+
+#[test]
+fn hostile_shapes_are_refused_in_bounded_time() {
+    let keys: String = (0..50_000).fold(String::new(), |mut s, i| {
+        let _ = writeln!(s, "key{i}: {i}");
+        s
+    });
+    let texts = [
+        "[".repeat(1 << 18),
+        "{a: ".repeat(1 << 18),
+        "- ".repeat(1 << 18),
+        "? ".repeat(1 << 18),
+        format!("ports: [{}]", "a,".repeat(1 << 17)),
+        format!("ports: \"{}\"", "x".repeat(1 << 20)),
+        format!("{}: 1\n", "x".repeat(1000)),
+        " ".repeat(1 << 20),
+        "\n".repeat(1 << 20),
+        "a: 1\n".repeat(50_000),
+        keys,
+        "x".repeat(MAX_BYTES + 1),
+    ];
+    for text in texts {
+        let start = Instant::now();
+        let problems = load_str("t.yaml", &text).expect_err("it is no configuration");
+        assert!(!problems.is_empty());
+        let shown: usize = problems.iter().map(|p| p.to_string().len()).sum();
+        assert!(shown < 2 << 20, "{shown} bytes of problems");
+        let took = start.elapsed();
+        // Far above what any takes; what is quadratic takes minutes.
+        assert!(took < Duration::from_secs(20), "{text:.40}… {took:?}");
+    }
+}
+
+/// A file of `services` services with five servers each.
+fn large(services: usize) -> String {
+    let mut text = String::from("ports: [{name: wan0, device: net_null0}]\nservices:\n");
+    for i in 0..services {
+        let (a, b) = (i / 250, i % 250 + 1);
+        let _ = writeln!(
+            text,
+            "  - name: service-{i}\n    protocol: udp\n    address: 10.4.{a}.{b}\n    port: 5060\n    scheduler: wrr\n    servers:"
+        );
+        for s in 1..=5 {
+            let _ = writeln!(
+                text,
+                "      - {{address: 10.1{s}.{a}.{b}, weight: {s}, upper_threshold: 50}}"
+            );
+        }
+    }
+    text
+}
+
+/// Whether `work` takes less than `limit`, at best of five times: the machine may be busy with other things.
+fn is_done_within(limit: Duration, work: impl Fn()) -> bool {
+    (0..5).any(|_| {
+        let start = Instant::now();
+        work();
+        start.elapsed() < limit
+    })
+}
+
+#[test]
+fn ten_thousand_services_load_in_two_seconds() {
+    let text = large(10_000);
+    let load = || {
+        let loaded = load_str("large.yaml", &text).expect("it is valid");
+        assert_eq!(loaded.lowered.setup.services.len(), 10_000);
+    };
+    assert!(is_done_within(Duration::from_secs(2), load));
+}
+
+#[test]
+fn beyond_a_thousand_problems_are_counted() {
+    let text = large(10_000)
+        .replace("weight: 3", "weight: x")
+        .replace("wrr", "wrrr");
+    let problems = load_str("large.yaml", &text).expect_err("it is not valid");
+    assert_eq!(problems.len(), 1001);
+    assert_eq!(
+        problems[1000].message,
+        "19000 further problems are not shown"
+    );
+}
+
+#[test]
+fn what_is_announced_for_later_is_not_in_the_model() {
+    for (map, key) in LATER {
+        let schema = schema().to_value();
+        let target = if *map == "Config" {
+            &schema
+        } else {
+            &schema["definitions"][map]
+        };
+        assert!(target["properties"].get(key).is_none(), "{map}.{key}");
+        assert!(!model::SCHEDULERS.contains(key), "{key}");
+    }
+}
+
+#[test]
+fn a_default_that_depends_on_other_values_is_filled_in() {
+    let loaded = load_str("t.yaml", &format!("{PORT}{WEB}")).expect("it is valid");
+    assert!(loaded.warnings.is_empty());
+    let service = &loaded.config.services[0];
+    assert_eq!(service.name.as_deref(), Some("tcp-192.0.2.80-80"));
+    assert_eq!(service.servers[0].port, Some(80));
+}
+
+#[test]
+fn lowering_leaves_nothing_to_interpret() {
+    let text = "\
+ports:
+  - {name: lan0, device: net_null1, kernel_interface: false}
+  - {name: wan0, device: net_null0, addresses: [192.0.2.10/24], mac: 02:00:00:00:00:10, mtu: 9000}
+neighbours: [{port: wan0, address: 192.0.2.1, mac: 02:00:00:00:00:01}]
+routes: [{to: 0.0.0.0/0, via: 192.0.2.1, port: wan0}, {to: 10.0.0.0/8, port: lan0}]
+services:
+  - {name: dns, protocol: udp, address: 192.0.2.53, port: 53, scheduler: rr, servers: [
+      {name: a, address: 10.0.0.1, weight: 3, upper_threshold: 8, lower_threshold: 6, state: drain},
+      {address: 10.0.0.2, port: 5353, forwarding: masq}, {address: \"2001:db8::1\", forwarding: tunnel}]}
+timeouts: {udp: 90s}
+dpdk: {cores: [2, 3], memory: 2G, hugepages: false, eal: [--log-level=8]}
+limits: {connections: 4M}
+metrics: {listen: \"[::1]:9108\", detail: worker}
+control: {socket: /tmp/p.sock}
+";
+    let lowered = load_str("t.yaml", text).expect("it is valid").lowered;
+    let setup = &lowered.setup;
+    assert_eq!(setup.ports[0].mtu, 1500);
+    assert!(!setup.ports[0].kernel_interface && setup.ports[1].kernel_interface);
+    assert_eq!(
+        setup.ports[1].mac.map(|m| m.to_string()).as_deref(),
+        Some("02:00:00:00:00:10")
+    );
+    assert_eq!(
+        (setup.neighbours[0].port, setup.routes[0].port),
+        (PortId(1), PortId(1))
+    );
+    assert_eq!(
+        (setup.routes[1].port, setup.routes[1].via),
+        (PortId(0), None)
+    );
+    let servers = &setup.services[0].servers;
+    assert_eq!(
+        (servers[0].port, servers[1].port, servers[2].port),
+        (53, 5353, 53)
+    );
+    assert_eq!(
+        (servers[0].method, servers[2].method),
+        (Method::Masq, Method::Tunnel)
+    );
+    assert_eq!(servers[0].admin, crate::table::AdminState::Drain);
+    assert_eq!(servers[1].label(), "10.0.0.2:5353");
+    assert_eq!(setup.timeouts.udp, Duration::from_secs(90));
+    assert_eq!(lowered.dpdk.memory_mb, 2048);
+    assert_eq!(lowered.dpdk.cores, [2, 3]);
+    assert_eq!(lowered.limits.connections, 4 << 20);
+    assert_eq!(lowered.metrics.detail, Detail::Worker);
+    assert_eq!(lowered.metrics.listen.to_string(), "[::1]:9108");
+}
+
+#[test]
+fn defaults_of_the_model_are_those_of_the_data_path() {
+    let lowered = load_str("t.yaml", &format!("{PORT}{WEB}"))
+        .expect("it is valid")
+        .lowered;
+    assert_eq!(lowered.setup.timeouts, crate::forward::Timeouts::default());
+}
+
+#[test]
+fn a_service_can_be_given_as_json() {
+    let json = r#"{"protocol": "tcp", "address": "192.0.2.80", "port": 80, "servers": [{"address": "10.0.0.1"}]}"#;
+    let service: model::Service = serde_json::from_str(json).expect("it is a service");
+    let def = lower_service(&service);
+    assert_eq!(
+        (def.name.as_str(), def.servers[0].port),
+        ("tcp-192.0.2.80-80", 80)
+    );
+    let null = json.replace("\"192.0.2.80\"", "null");
+    assert!(serde_json::from_str::<model::Service>(&null).is_err());
+    let unknown = json.replace("\"port\"", "\"prot\"");
+    assert!(serde_json::from_str::<model::Service>(&unknown).is_err());
+}
+
+#[test]
+fn the_exit_code_follows_the_worst_problem() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let code = |text: &str, format| {
+        let path = dir.path().join("t.yaml");
+        std::fs::write(&path, text).expect("it can be written");
+        let mut out = Vec::new();
+        let code = run_check(&path, format, &mut out).expect("a Vec takes everything");
+        (code, String::from_utf8(out).expect("it is text"))
+    };
+    // Core 0 is there on every machine, but has the management core on it.
+    let warned = format!("{PORT}{WEB}dpdk: {{cores: [0]}}\n");
+    for format in [Format::Text, Format::Json, Format::Yaml] {
+        assert_eq!(code(&warned, format).0, 2);
+        assert_eq!(code(&format!("ports: 7\n{WEB}"), format).0, 1);
+    }
+    let (_, text) = code(&warned, Format::Text);
+    assert!(
+        text.ends_with("is valid with 1 warning: 1 port, 1 service, 1 server\n"),
+        "{text}"
+    );
+    let (_, json) = code(&format!("ports: 7\n{WEB}"), Format::Json);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    assert_eq!(
+        (&json["valid"], &json["config"]),
+        (&false.into(), &serde_json::Value::Null)
+    );
+    let problem = &json["problems"][0];
+    assert_eq!(
+        (&problem["line"], &problem["column"]),
+        (&1.into(), &8.into())
+    );
+    assert_eq!(
+        (&problem["severity"], &problem["path"]),
+        (&"error".into(), &"ports".into())
+    );
+    let (_, yaml) = code(&warned, Format::Yaml);
+    assert!(load_str("normalised", &yaml).is_ok(), "{yaml}");
+}
+
+#[test]
+fn cores_that_the_machine_lacks_are_a_warning_of_check() {
+    let loaded =
+        load_str("t.yaml", &format!("{PORT}{WEB}dpdk: {{cores: [1, 9]}}\n")).expect("it is valid");
+    let warnings = check::machine_warnings("t.yaml", &loaded.config, 4);
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0]
+            .to_string()
+            .contains("dpdk.cores[1]: this machine has 4 CPUs"),
+        "{}",
+        warnings[0]
+    );
+}
+
+/// Pieces that YAML and the model give a meaning, in any order.
+fn soup() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "ports",
+        "services",
+        "servers",
+        "name",
+        "address",
+        "weight",
+        "dpdk",
+        "cores",
+        "timeouts",
+        "udp",
+        "protocol",
+        "tcp",
+        "192.0.2.1",
+        "10.0.0.0/8",
+        "::1",
+        "5060",
+        "60s",
+        "4M",
+        "-1",
+        "~",
+        "null",
+        "true",
+        "\"",
+        "'",
+        ":",
+        ": ",
+        "- ",
+        "? ",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "\n\t",
+        " ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "#",
+        "&a",
+        "*a",
+        "!!str",
+        "|",
+        ">",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "\r\n",
+        "\r",
+        "<<",
+        "\u{feff}",
+        "é",
+        "🙂",
+        "@",
+        "`",
+        "\\",
+        "\"\\x00\"",
+    ]);
+    prop::collection::vec(word, 0..60).prop_map(|words| words.concat())
+}
+
+/// A valid file with one character changed.
+fn mutated() -> impl Strategy<Value = Vec<u8>> {
+    (
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+        any::<prop::sample::Index>(),
+    )
+        .prop_map(|(at, byte, cut)| {
+            let mut bytes = include_bytes!("../../conf/example.yaml").to_vec();
+            let index = at.index(bytes.len());
+            bytes[index] = byte;
+            if byte % 4 == 0 {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            bytes
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_bytes_make_the_loader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = load_bytes("t.yaml", &bytes);
+    }
+
+    #[test]
+    fn no_yaml_makes_the_loader_panic(text in soup()) {
+        let result = load_str("t.yaml", &text);
+        prop_assert!(result.is_ok() || result.is_err_and(|problems| !problems.is_empty()));
+    }
+
+    #[test]
+    fn every_problem_of_a_damaged_file_has_a_place_in_it(bytes in mutated()) {
+        let lines = String::from_utf8_lossy(&bytes).lines().count();
+        if let Err(problems) = load_bytes("t.yaml", &bytes) {
+            for problem in problems {
+                prop_assert!((1..=lines + 1).contains(&problem.line), "{}", problem);
+                prop_assert!(problem.column >= 1);
             }
         }
     }
-    println!("{}", schema_text());
 }

@@ -193,10 +193,7 @@ pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<Tree> {
             Ok((event, span)) => builder.event(event, place_of(span)),
         };
         if let Err((place, message)) = stop {
-            let path = builder
-                .open
-                .last()
-                .map_or(String::new(), |top| builder.tree.path(top.id));
+            let path = builder.path();
             builder.report.add(Severity::Error, place, path, &message);
             return None;
         }
@@ -308,6 +305,18 @@ impl Builder<'_, '_> {
             ));
         }
         self.value(kind, place)
+    }
+
+    /// Where the builder is.
+    fn path(&self) -> String {
+        let Some(top) = self.open.last() else {
+            return String::new();
+        };
+        let mut path = self.tree.path(top.id);
+        if let Some((key, _)) = &top.key {
+            join(&mut path, key);
+        }
+        path
     }
 
     /// Whether the next event is a key.
