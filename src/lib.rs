@@ -14,6 +14,8 @@ pub mod io;
 pub mod mgmt;
 /// L0: bytes. Address families, packet buffers, header views, the parser, checksums, capture files, time.
 pub mod net;
+/// L2: persistence engines, which find the key of a session in a payload.
+pub mod persist;
 /// L2: schedulers. One file each, one trait.
 pub mod sched;
 /// L1: state. Connection table, timer wheel, protocol state machines, real servers, counters.

@@ -1,6 +1,8 @@
 //! What happens to a packet: the published configuration, the way out, and the director that decides and rewrites.
 
 pub mod defs;
+pub mod director;
+pub mod exception;
 pub mod fib;
 pub mod snapshot;
 
@@ -8,5 +10,6 @@ pub use defs::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,
     Timeouts,
 };
+pub use director::{Context, Director, DirectorConfig, Side, Sink, Verdict};
 pub use fib::{Egress, Fib, FibInput, Way};
 pub use snapshot::{BuildError, Registry, Service, Services, Snapshot};

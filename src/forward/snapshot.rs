@@ -7,13 +7,15 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::defs::{DestDef, PortDef, ServiceDef, ServiceKind, Setup, Timeouts};
 use super::fib::Fib;
-use crate::net::{Addr4, Addr6, Af, Family, Tick};
+use crate::net::{Af, Family, Tick};
 use crate::sched::{Build, SchedState, Scheduler};
-use crate::table::{AdminState, Dest, DestId, DestShared, Method, ServiceId};
+use crate::table::{
+    AdminState, Dest, DestId, DestShared, Method, ServiceId, StateTimeouts, Thresholds,
+};
 
 /// A virtual service as one snapshot sees it.
 #[derive(Debug)]
@@ -30,34 +32,25 @@ pub struct Service {
     pub scheduler: Box<dyn Scheduler>,
 }
 
-/// Timeouts in ticks, indexed as the state machines want them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimeoutTicks {
-    /// By TCP state number (specification §7.1).
-    pub tcp: [u32; 11],
-    /// UDP.
-    pub udp: u32,
-}
-
-impl TimeoutTicks {
-    fn new(t: &Timeouts) -> Self {
-        Self {
-            tcp: [
-                t.tcp_none,
-                t.tcp_established,
-                t.tcp_syn_sent,
-                t.tcp_syn_recv,
-                t.tcp_fin_wait,
-                t.tcp_time_wait,
-                t.tcp_close,
-                t.tcp_close_wait,
-                t.tcp_last_ack,
-                t.tcp_listen,
-                t.tcp_synack,
-            ]
-            .map(Tick::ticks),
-            udp: Tick::ticks(t.udp),
-        }
+/// Timeouts in ticks, as the state machines want them.
+fn timeout_ticks(t: &Timeouts) -> StateTimeouts {
+    let tcp = [
+        t.tcp_none,
+        t.tcp_established,
+        t.tcp_syn_sent,
+        t.tcp_syn_recv,
+        t.tcp_fin_wait,
+        t.tcp_time_wait,
+        t.tcp_close,
+        t.tcp_close_wait,
+        t.tcp_last_ack,
+        t.tcp_listen,
+        t.tcp_synack,
+    ];
+    StateTimeouts {
+        tcp: tcp.map(Tick::ticks),
+        udp: Tick::ticks(t.udp),
+        ..StateTimeouts::default()
     }
 }
 
@@ -70,6 +63,8 @@ pub struct FamilyIndex<F: Family> {
     /// Masqueraded real servers by address, port and protocol: whose packets may be replies. Port 0 where the server
     /// keeps the packet's port.
     dests: HashMap<ServiceKey<F>, DestId>,
+    virtual_addrs: HashSet<F::Addr>,
+    dest_addrs: HashSet<F::Addr>,
 }
 
 impl<F: Family> Default for FamilyIndex<F> {
@@ -77,6 +72,8 @@ impl<F: Family> Default for FamilyIndex<F> {
         Self {
             services: HashMap::new(),
             dests: HashMap::new(),
+            virtual_addrs: HashSet::new(),
+            dest_addrs: HashSet::new(),
         }
     }
 }
@@ -87,6 +84,33 @@ impl<F: Family> FamilyIndex<F> {
     #[must_use]
     pub fn service(&self, addr: F::Addr, port: u16, proto: u8) -> Option<ServiceId> {
         self.services.get(&(addr, port, proto)).copied()
+    }
+
+    /// Whether an address is a virtual one.
+    #[must_use]
+    pub fn is_virtual(&self, addr: F::Addr) -> bool {
+        self.virtual_addrs.contains(&addr)
+    }
+
+    /// Whether an address is a masqueraded real server's.
+    #[must_use]
+    pub fn is_dest_addr(&self, addr: F::Addr) -> bool {
+        self.dest_addrs.contains(&addr)
+    }
+
+    /// Virtual addresses, each once.
+    pub fn virtual_addrs(&self) -> impl Iterator<Item = F::Addr> + '_ {
+        self.virtual_addrs.iter().copied()
+    }
+
+    fn add_service(&mut self, addr: F::Addr, port: u16, proto: u8, id: ServiceId) {
+        self.services.insert((addr, port, proto), id);
+        self.virtual_addrs.insert(addr);
+    }
+
+    fn add_dest(&mut self, addr: F::Addr, port: u16, proto: u8, id: DestId) {
+        self.dests.insert((addr, port, proto), id);
+        self.dest_addrs.insert(addr);
     }
 
     /// Whether a packet's source is a masqueraded real server.
@@ -109,7 +133,7 @@ pub struct Services {
     /// IPv6 lookups.
     pub v6: FamilyIndex<crate::net::V6>,
     /// Timeouts.
-    pub timeouts: TimeoutTicks,
+    pub timeouts: StateTimeouts,
     /// Slots in the configuration's order, for listings.
     pub order: Vec<ServiceId>,
 }
@@ -299,7 +323,7 @@ impl Registry {
             dests: Vec::new(),
             v4: FamilyIndex::default(),
             v6: FamilyIndex::default(),
-            timeouts: TimeoutTicks::new(&setup.timeouts),
+            timeouts: timeout_ticks(&setup.timeouts),
             order: Vec::new(),
         };
         let mut kept_services = vec![false; self.services.len()];
@@ -400,8 +424,10 @@ impl Registry {
         if weight != 0 {
             slot.last_weight = weight;
         }
-        slot.shared
-            .reconsider(def.upper_threshold, def.lower_threshold);
+        slot.shared.reconsider(Thresholds {
+            upper: def.upper_threshold,
+            lower: def.lower_threshold,
+        });
         Ok(Arc::new(Dest {
             id: DestId(u32::try_from(at).expect("slot numbers are bounded by the limits")),
             service,
@@ -547,14 +573,10 @@ fn index_service(out: &mut Services, service: &Service) {
     let ServiceKind::Address { proto, addr, port } = service.def.kind;
     match addr {
         IpAddr::V4(a) => {
-            out.v4
-                .services
-                .insert((Addr4::from(a), port, proto), service.id);
+            out.v4.add_service(a.into(), port, proto, service.id);
         }
         IpAddr::V6(a) => {
-            out.v6
-                .services
-                .insert((Addr6::from(a), port, proto), service.id);
+            out.v6.add_service(a.into(), port, proto, service.id);
         }
     }
 }
@@ -570,10 +592,10 @@ fn index_dest(
     }
     match d.addr {
         IpAddr::V4(a) => {
-            v4.dests.insert((Addr4::from(a), d.port, proto), d.id);
+            v4.add_dest(a.into(), d.port, proto, d.id);
         }
         IpAddr::V6(a) => {
-            v6.dests.insert((Addr6::from(a), d.port, proto), d.id);
+            v6.add_dest(a.into(), d.port, proto, d.id);
         }
     }
 }

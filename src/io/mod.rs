@@ -1,14 +1,21 @@
 //! Packet input and output, one trait over every kind of device.
 
+pub mod fault;
+pub mod mem;
+pub mod pcap;
+pub mod record;
+mod rng;
+
+#[cfg(test)]
+mod tests;
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code)] // The one place that calls C. Every block says which fact makes it sound.
+pub mod dpdk;
+
 use std::fmt::Debug;
 
 use crate::net::PacketBuf;
-
-/// Frames per burst.
-pub const BURST: usize = 32;
-
-/// A fixed-capacity list of frames on their way.
-pub type Burst<B> = arrayvec::ArrayVec<B, BURST>;
+pub use crate::net::{BURST, Burst};
 
 /// One receive and one transmit queue of one port, owned by one worker.
 pub trait PacketIo: Send + Debug {

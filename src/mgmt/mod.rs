@@ -6,6 +6,7 @@ pub mod api;
 mod bounded;
 mod conns;
 pub mod control;
+pub mod kernel;
 pub mod manager;
 pub mod metrics;
 pub mod names;

@@ -33,10 +33,8 @@ pub struct Addr4(pub u32);
 #[repr(transparent)]
 pub struct Addr6(pub [u64; 2]);
 
-/// An address family at compile time.
-pub trait Family:
-    Copy + Clone + fmt::Debug + Default + Send + Sync + PartialEq + Eq + 'static
-{
+/// An address family at compile time. `Pod`, so that plain records may be generic over it.
+pub trait Family: Pod + fmt::Debug + Default + Send + Sync + PartialEq + Eq {
     /// The family's address.
     type Addr: Copy
         + Eq
@@ -77,10 +75,12 @@ pub trait Family:
 }
 
 /// IPv4 at compile time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
 pub struct V4;
 /// IPv6 at compile time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
 pub struct V6;
 
 /// Secret of a keyed flow hash.

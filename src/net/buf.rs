@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+/// Frames per burst.
+pub const BURST: usize = 32;
+
+/// A fixed-capacity list of frames on their way.
+pub type Burst<B> = arrayvec::ArrayVec<B, BURST>;
+
 /// One frame in one contiguous buffer with room in front and behind. Dropping it returns the buffer.
 pub trait PacketBuf: Send + fmt::Debug {
     /// The frame, from the Ethernet header on.

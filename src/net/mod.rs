@@ -4,12 +4,21 @@
 
 pub mod addr;
 pub mod buf;
+pub mod build;
+pub mod checksum;
 pub mod drop_reason;
+pub mod fragment;
+pub mod icmp;
 pub mod packet;
+pub mod parse;
+pub mod pcap;
+pub mod rewrite;
+pub mod scope;
 pub mod time;
 
 pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6};
-pub use buf::PacketBuf;
+pub use buf::{BURST, Burst, PacketBuf};
 pub use drop_reason::DropReason;
 pub use packet::{Fragment, Ip, L3, Packet};
+pub use parse::parse;
 pub use time::Tick;

@@ -2,8 +2,22 @@
 //!
 //! Knows packets' keys but no packets, and no clock: callers pass `now`.
 
+pub mod conn;
+pub mod conn_table;
 pub mod counter;
 pub mod dest;
+mod index;
+mod memory;
+mod prefetch;
+pub mod state;
+#[cfg(test)]
+mod tests;
+mod wheel;
 
+pub use conn::{Conn, ConnIdx, Direction, Ends, flag};
+pub use conn_table::{ConnTable, Expiry, Hit, InsertError, Inserted, Swept};
 pub use counter::{Counter, DestCounters, ServiceCounters, WorkerCounters};
-pub use dest::{AdminState, Dest, DestId, DestShared, Method, ServiceId};
+pub use dest::{AdminState, Counts, Dest, DestId, DestShared, Method, ServiceId, Thresholds};
+pub use memory::TableError;
+pub use prefetch::prefetch;
+pub use state::{SctpState, StateTimeouts, Step, TcpState, TcpTable};

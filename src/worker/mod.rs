@@ -1,5 +1,253 @@
 //! The poll loop of one core, and what it shares with the management core.
+//!
+//! A worker never locks, allocates, formats or makes a system call of its own. Everything it touches is its own, or
+//! immutable, or an atomic with one writer. Time is handed in.
 
+pub mod assemble;
+pub mod lockstep;
+mod outbound;
 pub mod shared;
+mod wait;
 
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::{ArcSwap, Cache};
+use arrayvec::ArrayVec;
+
+pub use outbound::{Moved, Outbound, Ring, Wiring};
 pub use shared::{Command, ConnPage, ConnRow, Plane, WorkerShared};
+pub use wait::Owed;
+
+use crate::forward::{Context, Director, PortId, Side, Snapshot};
+use crate::io::{BURST, Burst, PacketIo};
+use crate::net::{Af, Tick, V4, V6};
+use crate::table::{Conn, ServiceId};
+
+/// Timers worked on in one poll at most.
+const EXPIRE_BUDGET: usize = 256;
+
+/// The published snapshot pointer inside the shared plane.
+#[derive(Clone, Debug)]
+struct Published(Arc<Plane>);
+
+impl Deref for Published {
+    type Target = ArcSwap<Snapshot>;
+    fn deref(&self) -> &Self::Target {
+        &self.0.snapshot
+    }
+}
+
+/// One worker: a core's share of the appliance.
+#[derive(Debug)]
+pub struct Worker<I: PacketIo> {
+    shared: Arc<WorkerShared>,
+    snapshot: Cache<Published, Arc<Snapshot>>,
+    inner: Inner<I>,
+}
+
+/// What a poll changes, apart from what it reads.
+#[derive(Debug)]
+struct Inner<I: PacketIo> {
+    director: Director,
+    out: Outbound<I>,
+    burst: Burst<I::Buf>,
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A worker over its queues and rings.
+    #[must_use]
+    pub fn new(
+        plane: &Arc<Plane>,
+        shared: Arc<WorkerShared>,
+        director: Director,
+        wiring: Wiring<I>,
+    ) -> Self {
+        let out = Outbound::new(wiring, Arc::clone(&shared));
+        Self {
+            snapshot: Cache::new(Published(Arc::clone(plane))),
+            shared,
+            inner: Inner {
+                director,
+                out,
+                burst: ArrayVec::new(),
+            },
+        }
+    }
+
+    /// Does everything that there is to do at `now`, once. Returns the number of frames and commands it worked on.
+    pub fn poll(&mut self, now: Tick) -> usize {
+        self.poll_with(now, EXPIRE_BUDGET)
+    }
+
+    /// As [`Self::poll`], but ends every connection whose time is over, however many: for virtual time, which jumps.
+    pub fn poll_to(&mut self, now: Tick) -> usize {
+        self.poll_with(now, usize::MAX)
+    }
+
+    fn poll_with(&mut self, now: Tick, expire_budget: usize) -> usize {
+        // One pointer comparison; the snapshot's reference count, which all workers share, is not touched.
+        let snapshot = self.snapshot.load();
+        self.shared
+            .seen_generation
+            .store(snapshot.generation, Ordering::Release);
+        self.shared.heartbeat.store(now.0, Ordering::Relaxed);
+        let cx = Context {
+            now,
+            snapshot,
+            counters: &self.shared.counters,
+            ingress: PortId(0),
+            handed: false,
+        };
+        self.inner.poll(cx, &self.shared, expire_budget)
+    }
+
+    /// Ends the worker's part: what waits is dropped, what is queued is sent.
+    pub fn stop(&mut self) {
+        self.inner.out.drop_waiting();
+        self.inner.out.flush();
+        self.shared.stopped.store(true, Ordering::Release);
+    }
+
+    /// The queue on a port, for drivers that feed it (replay, tests).
+    pub fn queue_mut(&mut self, port: PortId) -> Option<&mut I> {
+        self.inner
+            .out
+            .wiring
+            .queues
+            .get_mut(usize::from(port.0))
+            .and_then(Option::as_mut)
+    }
+
+    /// The connections, for checks that walk them.
+    pub fn director_mut(&mut self) -> &mut Director {
+        &mut self.inner.director
+    }
+}
+
+impl<I: PacketIo> Inner<I> {
+    fn poll(&mut self, mut cx: Context<'_>, shared: &WorkerShared, expire_budget: usize) -> usize {
+        self.out.begin(cx.now);
+        // Timers first: a connection whose time is over must not catch a packet that came after.
+        let mut work = self.director.expire(&cx, expire_budget);
+        work += self.command(shared, cx.now);
+        self.out.sweep_waiting(&cx.snapshot.fib);
+        for port in 0..self.out.wiring.queues.len() {
+            cx.ingress = port_id(port);
+            work += self.receive(&cx, port);
+            work += self.inject(port);
+        }
+        work += self.take_over(cx);
+        self.out.flush();
+        work
+    }
+
+    /// One burst from the worker's own queue on a port.
+    fn receive(&mut self, cx: &Context<'_>, port: usize) -> usize {
+        let Some(io) = self.out.wiring.queues[port].as_mut() else {
+            return 0;
+        };
+        let n = io.rx_burst(&mut self.burst);
+        if n > 0 {
+            cx.counters.received.add(n as u64);
+            self.director.process(cx, &mut self.burst, &mut self.out);
+        }
+        n
+    }
+
+    /// Frames from the kernel's interface, complete as they are.
+    fn inject(&mut self, port: usize) -> usize {
+        let Some(ring) = self.out.wiring.injects[port].clone() else {
+            return 0;
+        };
+        let mut n = 0;
+        while n < BURST
+            && let Some(buf) = ring.pop()
+        {
+            self.out
+                .send_complete(port_id(port), Owed { buf, stands_for: 0 });
+            n += 1;
+        }
+        n
+    }
+
+    /// A burst from each of the other workers.
+    fn take_over(&mut self, mut cx: Context<'_>) -> usize {
+        cx.handed = true;
+        let mut total = 0;
+        for from in 0..self.out.wiring.from_workers.len() {
+            let mut n = 0;
+            while n < BURST
+                && let Some(moved) = self.out.wiring.from_workers[from]
+                    .as_ref()
+                    .and_then(|r| r.pop())
+            {
+                n += 1;
+                match moved {
+                    Moved::Rx(port, buf) => {
+                        cx.counters.handed_in.inc();
+                        if port != cx.ingress && !self.burst.is_empty() {
+                            self.director.process(&cx, &mut self.burst, &mut self.out);
+                        }
+                        cx.ingress = port;
+                        self.burst.push(buf);
+                    }
+                    Moved::Tx(port, frame) => {
+                        cx.counters.handed_in.add(u64::from(frame.stands_for));
+                        self.out.send_complete(port, frame);
+                    }
+                }
+            }
+            if !self.burst.is_empty() {
+                self.director.process(&cx, &mut self.burst, &mut self.out);
+            }
+            total += n;
+        }
+        total
+    }
+
+    /// At most one command a poll.
+    fn command(&mut self, shared: &WorkerShared, now: Tick) -> usize {
+        let Some(Command::List(mut page)) = shared.commands.pop() else {
+            return 0;
+        };
+        match page.af {
+            Af::V4 => list::<V4>(&mut self.director, &mut page, now),
+            Af::V6 => list::<V6>(&mut self.director, &mut page, now),
+        }
+        // The ring has room for as many answers as commands can wait; a page that finds none is not wanted any more.
+        drop(shared.pages.push(page));
+        1
+    }
+}
+
+fn port_id(port: usize) -> PortId {
+    PortId(u16::try_from(port).expect("ports are numbered in 16 bits"))
+}
+
+/// Fills a page of connections.
+fn list<F: Side>(director: &mut Director, page: &mut ConnPage, now: Tick) {
+    let room = u32::try_from(page.rows.capacity() - page.rows.len()).unwrap_or(u32::MAX);
+    let rows = &mut page.rows;
+    let next = director
+        .connections::<F>()
+        .dump(page.cursor, room, |_, c| rows.push(row(c, now)));
+    page.done = next.is_none();
+    page.cursor = next.unwrap_or(0);
+}
+
+fn row<F: Side>(conn: &Conn<F>, now: Tick) -> ConnRow {
+    ConnRow {
+        proto: conn.proto(),
+        state: conn.state,
+        flags: conn.flags(),
+        client: (conn.caddr().into(), conn.cport()),
+        virtual_: (conn.vaddr().into(), conn.vport()),
+        dest: (conn.daddr().into(), conn.dport()),
+        dest_id: conn.dest_id(),
+        service: ServiceId(conn.service),
+        expires: conn.remaining(now),
+        in_pkts: conn.in_pkts,
+    }
+}

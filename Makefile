@@ -1,0 +1,44 @@
+# The commands of Polder. `make run` and `make test` are the two to know.
+SHELL := /bin/bash
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench image coverage build clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: ## compile the release binary
+	@.ci/deps build
+	$(CARGO) build --release --locked
+
+run: ## install what is missing, build, and show the appliance at work in network namespaces
+	@.ci/deps run
+	$(CARGO) build --release --locked
+	./target/release/polder demo web
+	./target/release/polder demo sip
+
+test: ## install what is missing and run every test
+	@.ci/deps test
+	$(CARGO) test --workspace --locked --no-fail-fast
+	$(CARGO) test --locked --no-default-features --lib
+
+lint: ## formatting and lints, with and without DPDK
+	@.ci/deps build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --all-targets --locked --no-default-features -- -D warnings
+
+bench: ## the figures of docs/performance.md, with rivals in the same run
+	@.ci/deps bench
+	perf/run.sh
+
+image: ## build the container image and run it once
+	@.ci/deps image
+	.ci/image
+
+coverage: ## line coverage of everything but io/dpdk and cli
+	@.ci/deps test
+	.ci/coverage
+
+clean: ## remove what was built
+	$(CARGO) clean

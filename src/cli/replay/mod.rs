@@ -1,0 +1,276 @@
+//! `polder replay`: captures through the full worker path, in the captures' own time.
+//!
+//! The configuration's ports are memory devices here; no root, hugepages, NIC or DPDK is needed. Everything else, from
+//! the parser to expiry, is what the appliance runs.
+
+mod bench;
+mod input;
+mod report;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use report::{Durations, Report};
+
+use crate::forward::{PortId, Setup};
+use crate::net::Tick;
+use crate::net::pcap::{PcapError, Writer};
+use crate::worker::assemble::Sizes;
+use crate::worker::lockstep::{Lockstep, StartError};
+
+/// A capture's longest pause is cut to this: every timer is shorter, and ticks stay comparable.
+const LONGEST_PAUSE: Duration = Duration::from_secs(40 * 86_400);
+
+/// Which clock drives the timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Clock {
+    /// The captures' timestamps.
+    #[default]
+    Capture,
+    /// The wall clock, frames as fast as they go or at a given rate: the benchmark.
+    Wall {
+        /// How often the captures are played.
+        repeat: u64,
+        /// Frames per second of all workers together; as fast as possible where there is none.
+        rate: Option<u64>,
+    },
+}
+
+/// What to replay, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Captures by port name.
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Where to write what is transmitted, by port name.
+    pub outputs: Vec<(String, PathBuf)>,
+    /// The clock.
+    pub clock: Clock,
+    /// How long virtual time runs on after the last frame.
+    pub settle: Duration,
+    /// Workers.
+    pub workers: usize,
+    /// Capacities and the seed.
+    pub sizes: Sizes,
+    /// Where to write the listing of connections at the end.
+    pub connections: Option<PathBuf>,
+}
+
+/// Why a replay failed.
+#[derive(Debug)]
+pub enum ReplayError {
+    /// A port is named that the configuration does not have.
+    NoSuchPort {
+        /// What was given.
+        port: String,
+        /// What there is.
+        ports: String,
+    },
+    /// A port is named twice for the same direction.
+    PortTwice {
+        /// Its name.
+        port: String,
+    },
+    /// A capture can't be read.
+    Input(input::InputError),
+    /// The workers could not be set up.
+    Start(StartError),
+    /// A file can't be written.
+    Output {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A capture can't be written.
+    Capture {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        error: PcapError,
+    },
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchPort { port, ports } => {
+                write!(f, "there is no port `{port}` in the configuration; it has {ports}")
+            }
+            Self::PortTwice { port } => write!(f, "port `{port}` is given more than once"),
+            Self::Input(e) => e.fmt(f),
+            Self::Start(e) => e.fmt(f),
+            Self::Output { path, error } => write!(f, "{}: can't be written: {error}", path.display()),
+            Self::Capture { path, error } => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ReplayError {}
+
+/// A finished replay.
+#[derive(Debug)]
+pub struct Finished {
+    /// The counters.
+    pub report: Report,
+    /// Why a capture ended before its end, if one did.
+    pub cut: Option<String>,
+}
+
+/// Replays.
+///
+/// # Errors
+/// See [`ReplayError`]. Nothing is written before the captures and ports were found good.
+pub fn replay(setup: &Setup, options: &Options) -> Result<Finished, ReplayError> {
+    let inputs = named(setup, &options.inputs)?;
+    let outputs = named(setup, &options.outputs)?;
+    match options.clock {
+        Clock::Capture => by_capture(setup, options, &inputs, &outputs),
+        Clock::Wall { repeat, rate } => bench::run(setup, options, &inputs, repeat, rate),
+    }
+}
+
+fn named(
+    setup: &Setup,
+    files: &[(String, PathBuf)],
+) -> Result<Vec<(PortId, PathBuf)>, ReplayError> {
+    let mut out: Vec<(PortId, PathBuf)> = Vec::new();
+    for (name, path) in files {
+        let at = setup.ports.iter().position(|p| p.name == *name);
+        let Some(id) = at.and_then(|i| u16::try_from(i).ok()).map(PortId) else {
+            let ports = setup.ports.iter().map(|p| format!("`{}`", p.name)).collect::<Vec<_>>();
+            return Err(ReplayError::NoSuchPort { port: name.clone(), ports: ports.join(", ") });
+        };
+        if out.iter().any(|(other, _)| *other == id) {
+            return Err(ReplayError::PortTwice { port: name.clone() });
+        }
+        out.push((id, path.clone()));
+    }
+    Ok(out)
+}
+
+/// Virtual time: starts at the first frame, never goes back, and cuts pauses that are longer than any timer.
+#[derive(Debug, Default)]
+struct VirtualClock {
+    last_ts: Option<u64>,
+    elapsed: Duration,
+}
+
+impl VirtualClock {
+    /// The tick of a frame stamped `ts` nanoseconds.
+    fn at(&mut self, ts: u64) -> Tick {
+        let last = *self.last_ts.get_or_insert(ts);
+        if ts > last {
+            self.elapsed += Duration::from_nanos(ts - last).min(LONGEST_PAUSE);
+            self.last_ts = Some(ts);
+        }
+        Tick::from_elapsed(self.elapsed)
+    }
+
+    /// Lets `pause` pass.
+    fn pause(&mut self, pause: Duration) -> Tick {
+        self.elapsed += pause;
+        let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        self.last_ts = Some(self.now_ns().saturating_add(nanos));
+        Tick::from_elapsed(self.elapsed)
+    }
+
+    /// Virtual time in nanoseconds since 1970.
+    fn now_ns(&self) -> u64 {
+        self.last_ts.unwrap_or(0)
+    }
+}
+
+type Sink = (PathBuf, Writer<BufWriter<File>>);
+
+fn by_capture(
+    setup: &Setup,
+    options: &Options,
+    inputs: &[(PortId, PathBuf)],
+    outputs: &[(PortId, PathBuf)],
+) -> Result<Finished, ReplayError> {
+    let mut merge = input::Merge::open(inputs).map_err(ReplayError::Input)?;
+    let mut bed =
+        Lockstep::new(setup, options.workers, &options.sizes).map_err(ReplayError::Start)?;
+    let mut sinks: Vec<Option<Sink>> = setup.ports.iter().map(|_| None).collect();
+    for (port, path) in outputs {
+        sinks[usize::from(port.0)] = Some(create(path)?);
+    }
+    let started = Instant::now();
+    let mut clock = VirtualClock::default();
+    let mut frame = Vec::new();
+    while let Some((port, ts)) = merge.next(&mut frame) {
+        let now = clock.at(ts);
+        bed.frame(port, &frame, now);
+        write_out(&mut bed, &mut sinks, clock.now_ns())?;
+    }
+    bed.advance(clock.pause(options.settle));
+    bed.finish();
+    write_out(&mut bed, &mut sinks, clock.now_ns())?;
+    for (path, mut writer) in sinks.into_iter().flatten() {
+        writer.flush().map_err(|error| ReplayError::Capture { path, error })?;
+    }
+    let took = Durations {
+        duration_s: clock.elapsed.as_secs_f64(),
+        wall_s: started.elapsed().as_secs_f64(),
+    };
+    let report = Report::new(&bed.snapshot(), &bed.counters().collect::<Vec<_>>(), took);
+    if let Some(path) = &options.connections {
+        write_connections(path, &bed.connections())?;
+    }
+    Ok(Finished { report, cut: merge.failure().map(|e| e.to_string()) })
+}
+
+fn create(path: &PathBuf) -> Result<Sink, ReplayError> {
+    let file = File::create(path)
+        .map_err(|error| ReplayError::Output { path: path.clone(), error })?;
+    let writer = Writer::new(BufWriter::new(file), true)
+        .map_err(|error| ReplayError::Capture { path: path.clone(), error })?;
+    Ok((path.clone(), writer))
+}
+
+fn write_out(
+    bed: &mut Lockstep,
+    sinks: &mut [Option<Sink>],
+    now_ns: u64,
+) -> Result<(), ReplayError> {
+    let mut failed = None;
+    bed.transmitted(|port, frame| {
+        if let Some((path, writer)) = sinks[usize::from(port.0)].as_mut()
+            && let Err(error) = writer.write(now_ns, frame)
+        {
+            failed.get_or_insert(ReplayError::Capture { path: path.clone(), error });
+        }
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+fn write_connections(
+    path: &PathBuf,
+    rows: &[crate::worker::ConnRow],
+) -> Result<(), ReplayError> {
+    let text = crate::mgmt::listing::connections(rows, true);
+    File::create(path)
+        .and_then(|mut f| f.write_all(text.as_bytes()))
+        .map_err(|error| ReplayError::Output { path: path.clone(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_time_starts_at_zero_never_goes_back_and_cuts_long_pauses() {
+        let mut clock = VirtualClock::default();
+        let s = 1_000_000_000;
+        assert_eq!(clock.at(1_000 * s), Tick(0));
+        assert_eq!(clock.at(1_001 * s), Tick(100));
+        assert_eq!(clock.at(900 * s), Tick(100), "a timestamp in the past is now");
+        assert_eq!(clock.at(1_002 * s), Tick(200));
+        let far = clock.at(u64::MAX);
+        assert_eq!(far, Tick(200 + 40 * 86_400 * 100));
+        assert_eq!(clock.pause(Duration::from_secs(1)), Tick(far.0 + 100));
+    }
+}

@@ -1,0 +1,137 @@
+//! The one way in: from a file's bytes to a configuration that can be used.
+//!
+//! Daemon, `check`, `reload` and `replay` all come through here, so that what one accepts all accept.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::lower::{Lowered, lower};
+use super::model::Config;
+use super::problem::{Place, Problem, Report, Severity};
+use super::tree::{self, MAX_BYTES};
+use super::{decode, rules};
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the file says, with all defaults filled in.
+    pub config: Config,
+    /// The same, ready for use.
+    pub lowered: Lowered,
+    /// What may not be meant as it is written.
+    pub warnings: Vec<Problem>,
+}
+
+/// Loads the file at `path`.
+///
+/// # Errors
+/// All problems of the file, warnings included, in the order of its lines, if one of them is an error. A file that
+/// can't be read is a problem at line 0.
+pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    let name = path.display().to_string();
+    match read(path) {
+        Ok(bytes) => load_bytes(&name, &bytes),
+        Err(error) => Err(vec![whole_file(
+            &name,
+            &format!("the file can't be read: {error}"),
+        )]),
+    }
+}
+
+/// Loads a configuration from `text`, which is called `name` in the problems.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_str(name: &str, text: &str) -> Result<Loaded, Vec<Problem>> {
+    load_bytes(name, text.as_bytes())
+}
+
+/// Loads a configuration from `bytes`, which are called `name` in the problems.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<Loaded, Vec<Problem>> {
+    if bytes.len() > MAX_BYTES {
+        let message = format!(
+            "the file is larger than {} MB, the most that is read",
+            MAX_BYTES >> 20
+        );
+        return Err(vec![whole_file(name, &message)]);
+    }
+    // A byte order mark is no part of the text.
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => return Err(not_utf8(name, bytes, error.valid_up_to())),
+    };
+    let mut report = Report::new(name, text);
+    let config = config(text, &mut report);
+    let failed = report.errors() > 0;
+    match config {
+        Some(config) if !failed => {
+            let lowered = lower(&config).expect("the rules have checked every reference to a port");
+            Ok(Loaded {
+                config,
+                lowered,
+                warnings: report.finish(),
+            })
+        }
+        _ => Err(report.finish()),
+    }
+}
+
+/// Reads at most one byte more than is allowed, whatever the file's size is said to be.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Decodes and checks `text` as far as it goes.
+fn config(text: &str, report: &mut Report<'_>) -> Option<Config> {
+    let tree = tree::parse(text, report)?;
+    let (mut config, doubts) = decode::decode(&tree, report)?;
+    fill(&mut config);
+    rules::check(&config, &tree, &doubts, report);
+    Some(config)
+}
+
+/// Fills in the defaults that depend on other values.
+fn fill(config: &mut Config) {
+    for service in config.services.iter_mut() {
+        if service.name.is_none() {
+            service.name = Some(service.default_name());
+        }
+        let port = service.port;
+        for server in service.servers.iter_mut() {
+            server.port.get_or_insert(port);
+        }
+    }
+}
+
+fn whole_file(name: &str, message: &str) -> Problem {
+    let mut report = Report::new(name, "");
+    report.add(Severity::Error, Place::default(), String::new(), message);
+    report.finish().swap_remove(0)
+}
+
+fn not_utf8(name: &str, bytes: &[u8], valid: usize) -> Vec<Problem> {
+    let before = std::str::from_utf8(&bytes[..valid]).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let place = Place {
+        line: before.matches('\n').count() + 1,
+        column: line.chars().count() + 1,
+        len: 1,
+    };
+    let mut report = Report::new(name, before);
+    report.add(
+        Severity::Error,
+        place,
+        String::new(),
+        "the file is not UTF-8 text",
+    );
+    report.finish()
+}

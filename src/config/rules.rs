@@ -1,0 +1,736 @@
+//! What a configuration must be beyond the types of its values: unique, consistent, possible.
+//!
+//! Looks only at the configuration, never at the machine, so that a file is judged the same everywhere. Runs also when
+//! some values could not be decoded, and then must not complain of what follows from that: a rule that compares values
+//! first asks whether they are [`Rules::sound`], a problem with a value that is not is dropped, and names are looked up
+//! in the tree, not in the model.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use super::decode::{Doubts, choice_message, list};
+use super::located::Located;
+use super::lower::tap_name;
+use super::model::{Config, Forwarding, Port, SCHEDULERS, Server, Service, State};
+use super::problem::{Report, Severity, nearest};
+use super::tree::{NodeId, ROOT, Step, Tree, join};
+use super::values::{Cidr, bits, contains, network};
+use crate::forward::defs::Prefix;
+
+/// EAL arguments that Polder gives itself, and the key that decides each.
+const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
+    ("-l", "dpdk.cores"),
+    ("-c", "dpdk.cores"),
+    ("--lcores", "dpdk.cores"),
+    ("--main-lcore", "dpdk.management_core"),
+    ("-m", "dpdk.memory"),
+    ("--socket-mem", "dpdk.memory"),
+    ("--no-huge", "dpdk.hugepages"),
+];
+
+/// Ports of a configuration; DPDK is built for half as many.
+const MAX_PORTS: usize = 64;
+/// Addresses of a port.
+const MAX_ADDRESSES: usize = 256;
+
+/// Adds to `report` all that is wrong with `config`, which was decoded from `tree`.
+pub(super) fn check(config: &Config, tree: &Tree, doubts: &Doubts, report: &mut Report<'_>) {
+    let known = Known::of(config);
+    let mut rules = Rules {
+        config,
+        tree,
+        doubts,
+        known,
+        report,
+    };
+    rules.dpdk();
+    rules.ports();
+    if config.ports.len() > MAX_PORTS
+        || config
+            .ports
+            .iter()
+            .any(|p| p.addresses.len() > MAX_ADDRESSES)
+    {
+        // Reported; the rest would be slow.
+        return;
+    }
+    rules.neighbours();
+    rules.routes();
+    rules.services();
+    rules.totals();
+    rules.control();
+}
+
+struct Rules<'a, 'r, 't> {
+    config: &'a Config,
+    tree: &'a Tree,
+    doubts: &'a Doubts,
+    known: Known,
+    report: &'r mut Report<'t>,
+}
+
+impl Rules<'_, '_, '_> {
+    fn dpdk(&mut self) {
+        let config = self.config;
+        let Some(dpdk) = self.tree.child(ROOT, "dpdk") else {
+            return;
+        };
+        let mut seen = Seen::default();
+        for core in config.dpdk.cores.iter() {
+            if let Some(line) = self.before(&mut seen, core.node, &[], **core) {
+                let message = format!("core {} has a worker already, in line {line}", **core);
+                self.error(core.node, "", &message);
+            }
+        }
+        let given = self.tree.child(dpdk, "cores");
+        if given.is_some_and(|list| self.tree.items(list).is_empty())
+            && config.dpdk.cores.is_empty()
+        {
+            let message = "there must be at least one core, for one worker";
+            self.error(Some(dpdk), "cores", message);
+        }
+        if config.dpdk.cores.len() > 64 {
+            self.error(Some(dpdk), "cores", "there can be at most 64 workers");
+        }
+        if config
+            .dpdk
+            .cores
+            .iter()
+            .any(|c| **c == config.dpdk.management_core)
+        {
+            let core = config.dpdk.management_core;
+            let message = format!(
+                "core {core} also has a worker, which will be slowed down by the management core"
+            );
+            self.warning(Some(dpdk), "management_core", &message);
+        }
+        if !config.dpdk.memory.0.is_multiple_of(1 << 20) {
+            let near = config.dpdk.memory.0 >> 20;
+            let message =
+                format!("the memory must be a whole number of megabytes; did you mean `{near}M`?");
+            self.error(Some(dpdk), "memory", &message);
+        }
+        for argument in config.dpdk.eal.iter() {
+            let word = argument.split('=').next().unwrap_or_default();
+            if let Some((_, key)) = OWN_EAL_ARGUMENTS.iter().find(|(own, _)| *own == word) {
+                let message = format!("Polder gives `{word}` itself; set `{key}` instead");
+                self.error(argument.node, "", &message);
+            }
+        }
+    }
+
+    fn ports(&mut self) {
+        let config = self.config;
+        // A missing key is reported by the decoder.
+        let given = self.tree.child(ROOT, "ports");
+        if config.ports.is_empty() && given.is_some_and(|list| self.tree.items(list).is_empty()) {
+            self.error(Some(ROOT), "ports", "there must be at least one port");
+        }
+        if config.ports.len() > MAX_PORTS {
+            let message = format!("there can be at most {MAX_PORTS} ports");
+            self.error(Some(ROOT), "ports", &message);
+        }
+        let (mut names, mut devices, mut taps, mut addresses) = (
+            Seen::default(),
+            Seen::default(),
+            Seen::default(),
+            Seen::default(),
+        );
+        for port in config.ports.iter() {
+            self.name(port.node, &port.name, 32, "_.-");
+            let name = port.name.as_str();
+            if let Some(first) = self.before(&mut names, port.node, &["name"], name) {
+                let message = format!("there is a port `{name}` in line {first} already");
+                self.error(port.node, "name", &message);
+            } else if port.kernel_interface {
+                let tap = tap_name(name);
+                if let Some(first) = self.before(&mut taps, port.node, &["name"], tap.clone()) {
+                    let why = format!(
+                        "its kernel interface `{tap}` (cut to the kernel's 15 characters) is the same as that of line {first}"
+                    );
+                    self.error(port.node, "name", &why);
+                }
+            }
+            let device = port.device.as_str();
+            if let Some(first) = self.before(&mut devices, port.node, &["device"], device) {
+                let message = format!("the port of line {first} has this device already");
+                self.error(port.node, "device", &message);
+            }
+            self.device(port);
+            if port.mac.is_some_and(|m| m.0.is_group() || m.0.0 == [0; 6]) {
+                let message = "the MAC address of a port must be a unicast one";
+                self.error(port.node, "mac", message);
+            }
+            if port.addresses.len() > MAX_ADDRESSES {
+                let message = format!("a port can have at most {MAX_ADDRESSES} addresses");
+                self.error(port.node, "addresses", &message);
+            }
+            for address in port.addresses.iter() {
+                self.interface_address(address);
+                let addr = address.0.addr;
+                if let Some(first) = self.before(&mut addresses, address.node, &[], addr) {
+                    let message = format!("the address is given in line {first} already");
+                    self.error(address.node, "", &message);
+                }
+            }
+            if port.mtu < 1280 && port.addresses.iter().any(|a| a.0.addr.is_ipv6()) {
+                let message = format!(
+                    "{} is too small for the IPv6 addresses of the port, which need 1280",
+                    port.mtu
+                );
+                self.error(port.node, "mtu", &message);
+            }
+        }
+    }
+
+    fn device(&mut self, port: &Located<Port>) {
+        let device = port.device.as_str();
+        if device.starts_with("net_") || is_pci(device) || is_on_bus(device) {
+            return;
+        }
+        if device.trim() != device || device.is_empty() {
+            let message = "the device must be given, without blanks around it";
+            self.error(port.node, "device", message);
+        } else if device.contains(':') && device.starts_with(|c: char| c.is_ascii_hexdigit()) {
+            let message = format!("`{device}` is not a PCI address such as 0000:3b:00.0");
+            self.error(port.node, "device", &message);
+        } else if device.chars().all(|c| c.is_ascii_alphanumeric()) && device.len() < 16 {
+            let message = format!(
+                "`{device}` is neither a PCI address nor a DPDK vdev, which begin with net_; did you mean `net_af_packet0,iface={device}`?"
+            );
+            self.warning(port.node, "device", &message);
+        } else {
+            let message = "this is neither a PCI address nor a DPDK vdev, which begin with net_";
+            self.warning(port.node, "device", message);
+        }
+    }
+
+    fn interface_address(&mut self, address: &Located<Cidr>) {
+        let Prefix { addr, len } = address.0;
+        let what = match addr {
+            _ if len == 0 => Some("on a link with every other address"),
+            IpAddr::V4(a) if len < 31 && not_unicast(addr).is_none() => {
+                let host = u32::MAX >> len;
+                match u32::from(a) & host {
+                    0 => Some("the subnet itself"),
+                    h if h == host => Some("the subnet's broadcast address"),
+                    _ => None,
+                }
+            }
+            _ => not_unicast(addr),
+        };
+        if let Some(what) = what {
+            let message = format!("{addr} is {what}, no address for a port");
+            self.error(address.node, "", &message);
+        }
+    }
+
+    fn neighbours(&mut self) {
+        let config = self.config;
+        let mut seen = Seen::default();
+        for neighbour in config.neighbours.iter() {
+            let (node, addr, port) = (neighbour.node, neighbour.address.0, neighbour.port.as_str());
+            self.port_name(node, port);
+            if let Some(first) = self.before(&mut seen, node, &["port", "address"], (port, addr)) {
+                let message = format!("the neighbour is given in line {first} already");
+                self.error(node, "address", &message);
+            }
+            if let Some(what) = not_unicast(addr) {
+                let message = format!("{addr} is {what}, no address of a neighbour");
+                self.error(node, "address", &message);
+            } else if self.is_own(addr) {
+                let message = format!("{addr} is the director's own address");
+                self.error(node, "address", &message);
+            } else if self.off_link(port, addr) {
+                let message = format!("{addr} is in none of the subnets of port `{port}`");
+                self.warning(node, "address", &message);
+            }
+            if neighbour.mac.0.is_group() || neighbour.mac.0.0 == [0; 6] {
+                let message = "the MAC address of a neighbour must be a unicast one";
+                self.error(node, "mac", message);
+            }
+        }
+    }
+
+    fn routes(&mut self) {
+        let config = self.config;
+        let mut seen = Seen::default();
+        for route in config.routes.iter() {
+            let (node, to) = (route.node, route.to.0);
+            self.port_name(node, &route.port);
+            let net = network(to.addr, to.len);
+            if net != to.addr {
+                let (given, len) = (route.to, to.len);
+                let message = format!(
+                    "{given} has bits behind its prefix length; did you mean `{net}/{len}`?"
+                );
+                self.error(node, "to", &message);
+            } else if let Some(first) = self.before(&mut seen, node, &["to"], (net, to.len)) {
+                let message = format!("there is a route to {} in line {first} already", route.to);
+                self.error(node, "to", &message);
+            }
+            if let Some(via) = route.via {
+                self.next_hop(node, via.0, to.addr, &route.port);
+            }
+        }
+    }
+
+    fn next_hop(&mut self, node: Option<NodeId>, via: IpAddr, to: IpAddr, port: &str) {
+        let message = if via.is_ipv4() != to.is_ipv4() && self.sound(node, &["to"]) {
+            "the next hop must be of the destination's address family".to_owned()
+        } else if let Some(what) = not_unicast(via) {
+            format!("{via} is {what}, no next hop")
+        } else if self.is_own(via) {
+            format!("{via} is the director's own address, no next hop")
+        } else if self.known.virtual_addresses.contains(&via) {
+            format!("{via} is a virtual address, no next hop")
+        } else if !self.known.neighbours.contains(&via) && self.off_link(port, via) {
+            let message = format!(
+                "{via} is in none of the subnets of port `{port}`, and no static neighbour"
+            );
+            return self.warning(node, "via", &message);
+        } else {
+            return;
+        };
+        self.error(node, "via", &message);
+    }
+
+    fn services(&mut self) {
+        let config = self.config;
+        let given = self.tree.child(ROOT, "services");
+        if given.is_none_or(|g| self.tree.items(g).is_empty()) && config.services.is_empty() {
+            self.warning(
+                Some(ROOT),
+                "services",
+                "there are no services: nothing will be load-balanced",
+            );
+        }
+        let (mut names, mut keys) = (Seen::default(), Seen::default());
+        const KEY: &[&str] = &["protocol", "address", "port"];
+        for service in config.services.iter() {
+            let node = service.node;
+            let key = (service.protocol, service.address, service.port);
+            let name = service.name.as_deref().unwrap_or_default();
+            let own_name = node.is_none_or(|n| self.tree.child(n, "name").is_some());
+            if let Some(first) = self.before(&mut keys, node, KEY, key) {
+                let message = format!(
+                    "the service of line {first} has this protocol, address and port already"
+                );
+                self.error(node, "address", &message);
+            } else if (own_name || self.sound(node, KEY))
+                && let Some(first) = self.before(&mut names, node, &["name"], name)
+            {
+                let message = format!("there is a service `{name}` in line {first} already");
+                self.error(node, "name", &message);
+            }
+            self.name(node, name, 64, "_.:-");
+            if let Some(what) = not_unicast(service.address.0) {
+                let message = format!("{} is {what}, no virtual address", service.address);
+                self.error(node, "address", &message);
+            }
+            self.scheduler(service);
+            self.servers(service);
+        }
+    }
+
+    fn scheduler(&mut self, service: &Located<Service>) {
+        let name = service.scheduler.as_str();
+        if !SCHEDULERS.contains(&name) {
+            let message = choice_message("scheduler", name, SCHEDULERS);
+            self.error(service.node, "scheduler", &message);
+            return;
+        }
+        for flag in service.scheduler_flags.iter() {
+            let message = format!("the scheduler `{name}` has no flags; remove `{}`", **flag);
+            self.error(flag.node, "", &message);
+        }
+    }
+
+    fn servers(&mut self, service: &Located<Service>) {
+        let given = service.node.and_then(|n| self.tree.child(n, "servers"));
+        if given.is_none_or(|g| self.tree.items(g).is_empty()) {
+            let message = "the service has no servers: its clients will be refused";
+            self.warning(service.node, "servers", message);
+            return;
+        }
+        let (mut names, mut keys) = (Seen::default(), Seen::default());
+        for server in service.servers.iter() {
+            let (node, key) = (server.node, (server.address, server.port));
+            let sound = self.sound(service.node, &["port"]);
+            if let Some(first) = self
+                .before(&mut keys, node, &["address", "port"], key)
+                .filter(|_| sound)
+            {
+                let message =
+                    format!("the server of line {first} has this address and port already");
+                self.error(node, "address", &message);
+            }
+            if let Some(name) = server.name.as_deref() {
+                if let Some(first) = self.before(&mut names, node, &["name"], name) {
+                    let message =
+                        format!("the service has a server `{name}` in line {first} already");
+                    self.error(node, "name", &message);
+                }
+                self.name(node, name, 64, "_.:-");
+            }
+            self.server_address(service, server);
+            self.server_port(service, server);
+            self.thresholds(server);
+        }
+        let idle = |s: &Located<Server>| s.weight == 0 || s.state != State::Ready;
+        if !service.servers.is_empty() && service.servers.iter().all(idle) {
+            let message = "no server takes new connections: each has weight 0 or is not ready";
+            self.warning(service.node, "servers", message);
+        }
+    }
+
+    fn server_address(&mut self, service: &Located<Service>, server: &Located<Server>) {
+        let (node, addr) = (server.node, server.address.0);
+        let vip = service.address.0;
+        if addr.is_loopback() {
+            let message =
+                format!("{addr} is a loopback address: packets to it never leave the director");
+            self.warning(node, "address", &message);
+        } else if let Some(what) = not_unicast(addr) {
+            self.error(
+                node,
+                "address",
+                &format!("{addr} is {what}, no address of a server"),
+            );
+        } else if addr == vip && self.sound(service.node, &["address"]) {
+            let message = format!(
+                "{addr} is the virtual address of this very service; a server needs its own"
+            );
+            self.error(node, "address", &message);
+        } else if self.is_own(addr) {
+            let message =
+                format!("{addr} is the director's own address; servers run on other hosts");
+            self.error(node, "address", &message);
+        } else if !self.has_way(addr) {
+            let message = format!("{addr} is in no subnet of a port, and no route leads to it");
+            self.warning(node, "address", &message);
+        }
+        let sound = self.sound(service.node, &["address"]) && self.sound(node, &["forwarding"]);
+        if addr.is_ipv4() != vip.is_ipv4() && server.forwarding != Forwarding::Tunnel && sound {
+            let family = |addr: IpAddr| if addr.is_ipv4() { "IPv4" } else { "IPv6" };
+            let (theirs, ours) = (family(addr), family(vip));
+            let message =
+                format!("an {theirs} server of an {ours} service needs `forwarding: tunnel`");
+            self.error(node, "address", &message);
+        }
+    }
+
+    /// Specification §8.3 and §10.3: neither direct routing nor a tunnel changes the port of a packet.
+    fn server_port(&mut self, service: &Located<Service>, server: &Located<Server>) {
+        let method = match server.forwarding {
+            Forwarding::Masq => return,
+            Forwarding::Direct => "direct",
+            Forwarding::Tunnel => "tunnel",
+        };
+        let (port, ours) = (server.port.unwrap_or(service.port), service.port);
+        if port != ours && self.sound(service.node, &["port"]) {
+            let message = format!(
+                "`forwarding: {method}` leaves the port of a packet as it is, so {port} would never be used; \
+                 did you mean `{ours}`?"
+            );
+            self.error(server.node, "port", &message);
+        }
+    }
+
+    /// Specification §1.3, which also refuses a lower threshold alone.
+    fn thresholds(&mut self, server: &Located<Server>) {
+        let (upper, lower) = (server.upper_threshold, server.lower_threshold);
+        if lower > upper && self.sound(server.node, &["upper_threshold"]) {
+            let message = match upper {
+                0 => "a lower threshold needs an upper one".to_owned(),
+                _ => format!("{lower} is above the upper threshold, {upper}"),
+            };
+            self.error(server.node, "lower_threshold", &message);
+        }
+    }
+
+    fn totals(&mut self) {
+        let config = self.config;
+        let services = config.services.len() as u64;
+        if services > config.limits.services.0 {
+            let message = format!(
+                "there are {services} services, but `limits.services` is {}",
+                config.limits.services
+            );
+            self.error(Some(ROOT), "services", &message);
+        }
+        let servers: u64 = config.services.iter().map(|s| s.servers.len() as u64).sum();
+        if servers > config.limits.servers.0 {
+            let message = format!(
+                "there are {servers} servers, but `limits.servers` is {}",
+                config.limits.servers
+            );
+            self.error(Some(ROOT), "services", &message);
+        }
+    }
+
+    fn control(&mut self) {
+        let (socket, node) = (
+            &self.config.control.socket,
+            self.tree.child(ROOT, "control"),
+        );
+        if !socket.starts_with('/') || socket.ends_with('/') {
+            self.error(
+                node,
+                "socket",
+                "the socket needs an absolute path, such as /run/polder/control.sock",
+            );
+        } else if socket.len() > 107 {
+            let message = format!(
+                "the path has {} bytes; the kernel allows 107 for a socket",
+                socket.len()
+            );
+            self.error(node, "socket", &message);
+        }
+    }
+
+    /// A name becomes a metric label, a word of a command and a part of an HTTP path.
+    fn name(&mut self, node: Option<NodeId>, name: &str, max: usize, also: &str) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
+        let message = if name.is_empty() || name.chars().count() > max {
+            format!("a name has 1 to {max} characters")
+        } else if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
+            let also: Vec<_> = also.chars().map(|c| format!("`{c}`")).collect();
+            format!(
+                "a name has letters, digits and {} only, no `{bad}`",
+                also.join(" ")
+            )
+        } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            "a name begins with a letter or a digit".to_owned()
+        } else {
+            return;
+        };
+        self.error(node, "name", &message);
+    }
+
+    /// A reference to a port by its name.
+    fn port_name(&mut self, node: Option<NodeId>, name: &str) {
+        let tree = self.tree;
+        let ports = tree
+            .child(ROOT, "ports")
+            .map_or(&[][..], |list| tree.items(list));
+        // The tree also has the names of ports that could not be made.
+        let names: Vec<_> = ports
+            .iter()
+            .filter_map(|p| tree.text(tree.child(*p, "name")?))
+            .collect();
+        if names.contains(&name) {
+            return;
+        }
+        let message = match nearest(name, names.iter().copied()) {
+            None if names.is_empty() => format!("there is no port `{name}`"),
+            Some(near) => format!("there is no port `{name}`; did you mean `{near}`?"),
+            None if names.len() > 8 => format!("there is no port `{name}`"),
+            None => format!("there is no port `{name}`, only {}", list(&names, "and")),
+        };
+        self.error(node, "port", &message);
+    }
+
+    fn is_own(&self, addr: IpAddr) -> bool {
+        self.known.own_addresses.contains(&addr)
+    }
+
+    /// Whether `port` has subnets of the family of `addr`, but none that it is in.
+    fn off_link(&self, port: &str, addr: IpAddr) -> bool {
+        let link_local = matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local());
+        let Some(port) = self.config.ports.iter().find(|p| p.name == port) else {
+            return false;
+        };
+        let mut subnets = port
+            .addresses
+            .iter()
+            .filter(|a| bits(a.0.addr) == bits(addr))
+            .peekable();
+        !link_local && subnets.peek().is_some() && !subnets.any(|a| contains(a.0, addr))
+    }
+
+    /// Whether packets can be sent to `addr` by what the file says, or may be by routes of the kernel.
+    fn has_way(&self, addr: IpAddr) -> bool {
+        self.config.ports.iter().any(|p| p.kernel_interface)
+            || self.known.neighbours.contains(&addr)
+            || self.known.subnets.contains(addr)
+            // What is wrong may be the very port or route.
+            || self.report.errors() > 0
+    }
+
+    /// Whether the model has what the file says of `keys` in `node`, or their defaults.
+    fn sound(&self, node: Option<NodeId>, keys: &[&str]) -> bool {
+        node.is_none_or(|n| {
+            keys.iter()
+                .all(|key| self.doubts.is_sound(self.tree, n, key))
+        })
+    }
+
+    /// The line where `value`, which `node` has by its `keys`, was seen before.
+    fn before<K: Eq + Hash>(
+        &self,
+        seen: &mut Seen<K>,
+        node: Option<NodeId>,
+        keys: &[&str],
+        value: K,
+    ) -> Option<usize> {
+        let line = node.map_or(0, |n| self.tree.place(n).line);
+        if self.sound(node, keys) {
+            seen.before(value, line)
+        } else {
+            None
+        }
+    }
+
+    fn error(&mut self, node: Option<NodeId>, key: &str, message: &str) {
+        self.add(Severity::Error, node, key, message);
+    }
+
+    fn warning(&mut self, node: Option<NodeId>, key: &str, message: &str) {
+        self.add(Severity::Warning, node, key, message);
+    }
+
+    /// Reports at the value of `key` in `node`; at the node where the key is not given, or empty. What is said of a
+    /// value that was refused is dropped.
+    fn add(&mut self, severity: Severity, node: Option<NodeId>, key: &str, message: &str) {
+        if !key.is_empty() && !self.sound(node, &[key]) {
+            return;
+        }
+        let node = node.unwrap_or(ROOT);
+        let (at, mut path) = match self.tree.child(node, key) {
+            Some(child) => (child, self.tree.path(child)),
+            None => (node, self.tree.path(node)),
+        };
+        if at == node && !key.is_empty() {
+            join(&mut path, key);
+        }
+        let place = match self.tree.node(at).step {
+            // A list or a map is underlined at its key, where there is one.
+            Step::Key(..) if self.tree.text(at).is_none() => self.tree.key_place(at),
+            _ => self.tree.place(at),
+        };
+        self.report.add(severity, place, path, message);
+    }
+}
+
+/// What the file says of addresses, for looking up.
+struct Known {
+    own_addresses: HashSet<IpAddr>,
+    virtual_addresses: HashSet<IpAddr>,
+    neighbours: HashSet<IpAddr>,
+    /// On-link subnets and destinations of routes.
+    subnets: Subnets,
+}
+
+impl Known {
+    fn of(config: &Config) -> Self {
+        let own = || {
+            config
+                .ports
+                .iter()
+                .flat_map(|p| p.addresses.iter().map(|a| a.0))
+        };
+        let routes = config.routes.iter().map(|r| r.to.0);
+        Self {
+            own_addresses: own().map(|p| p.addr).collect(),
+            virtual_addresses: config.services.iter().map(|s| s.address.0).collect(),
+            neighbours: config.neighbours.iter().map(|n| n.address.0).collect(),
+            subnets: Subnets::of(own().chain(routes)),
+        }
+    }
+}
+
+/// Subnets, by length, so that a look-up costs as many steps as there are lengths.
+struct Subnets {
+    lengths: BTreeSet<u8>,
+    subnets: HashSet<Prefix>,
+}
+
+impl Subnets {
+    fn of(prefixes: impl Iterator<Item = Prefix>) -> Self {
+        let subnets = prefixes.map(|p| Prefix {
+            addr: network(p.addr, p.len),
+            len: p.len,
+        });
+        let subnets: HashSet<_> = subnets.collect();
+        Self {
+            lengths: subnets.iter().map(|s| s.len).collect(),
+            subnets,
+        }
+    }
+
+    fn contains(&self, addr: IpAddr) -> bool {
+        let lengths = self.lengths.iter().filter(|len| **len <= bits(addr));
+        let mut around = lengths.map(|len| Prefix {
+            addr: network(addr, *len),
+            len: *len,
+        });
+        around.any(|prefix| self.subnets.contains(&prefix))
+    }
+}
+
+/// Values and the lines they were first seen in.
+struct Seen<K>(HashMap<K, usize>);
+
+impl<K> Default for Seen<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Seen<K> {
+    /// The line where `key` was seen before; registers it where it was not.
+    fn before(&mut self, key: K, line: usize) -> Option<usize> {
+        match self.0.entry(key) {
+            std::collections::hash_map::Entry::Occupied(first) => Some(*first.get()),
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(line);
+                None
+            }
+        }
+    }
+}
+
+/// What `addr` is where it is not one host's address.
+fn not_unicast(addr: IpAddr) -> Option<&'static str> {
+    match addr {
+        _ if addr.is_unspecified() => Some("the unspecified address"),
+        _ if addr.is_multicast() => Some("a multicast address"),
+        _ if addr.is_loopback() => Some("a loopback address"),
+        IpAddr::V4(a) if a.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V4(a) if a.octets()[0] == 0 => Some("in 0.0.0.0/8, which has no hosts"),
+        IpAddr::V4(a) if a.octets()[0] >= 240 => Some("in 240.0.0.0/4, which is reserved"),
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 notation"),
+        _ => None,
+    }
+}
+
+/// `[domain:]bus:device.function`, in hexadecimal digits.
+fn is_pci(device: &str) -> bool {
+    let address = device.split(',').next().unwrap_or_default();
+    let Some((bus, slot)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let (domain, bus) = bus.rsplit_once(':').unwrap_or(("0000", bus));
+    let Some((slot, function)) = slot.split_once('.') else {
+        return false;
+    };
+    let hex = |text: &str, len: std::ops::RangeInclusive<usize>| {
+        len.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    hex(domain, 4..=8)
+        && hex(bus, 2..=2)
+        && hex(slot, 2..=2)
+        && matches!(function.as_bytes(), [b'0'..=b'7'])
+}
+
+/// A device on a bus that DPDK names, such as `pci:0000:3b:00.0` or `auxiliary:mlx5_core.sf.8`.
+fn is_on_bus(device: &str) -> bool {
+    device.split_once(':').is_some_and(|(bus, _)| {
+        matches!(
+            bus,
+            "pci" | "vdev" | "auxiliary" | "vmbus" | "fslmc" | "dpaa"
+        )
+    })
+}

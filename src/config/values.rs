@@ -1,0 +1,447 @@
+//! Values that are written as text in a configuration: durations, sizes, addresses, prefixes, MAC addresses.
+//!
+//! Owns how each is read, printed and described in the JSON Schema; the three agree, so that what is printed can be
+//! read back. Knows nothing of files or positions. A message may end in ``; did you mean `X`?``, which the decoder
+//! turns into the problem's suggestion.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+use crate::forward::defs::Prefix;
+use crate::net::Mac;
+
+/// A duration such as `250ms`, `60s`, `15m`, `1h` or `31d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(pub Duration);
+
+/// A number such as `1000`, or with a binary suffix: `4k` = 4·2¹⁰, `4M` = 4·2²⁰, `4G` = 4·2³⁰, `4T` = 4·2⁴⁰.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// An IPv4 or IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(pub IpAddr);
+
+/// An address and a prefix length, such as `192.0.2.10/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cidr(pub Prefix);
+
+/// A MAC address such as `02:00:00:00:00:10`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MacAddr(pub Mac);
+
+/// An address and a port to listen on, such as `127.0.0.1:9108` or `[::1]:9108`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint(pub SocketAddr);
+
+/// Units of a duration and what they are in milliseconds, the longest first.
+const PERIOD_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
+/// Suffixes of a size and what they multiply by.
+const SIZE_UNITS: [(&str, u64); 5] = [
+    ("", 1),
+    ("k", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+    ("T", 1 << 40),
+];
+
+/// Splits `12ab` into `12` and `ab`.
+fn number_and_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
+}
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = number_and_unit(text);
+        let refuse = || {
+            let nearest = match unit.trim().to_ascii_lowercase().as_str() {
+                _ if number.is_empty() => None,
+                "" | "s" | "sec" | "secs" | "second" | "seconds" => Some("s"),
+                "m" | "min" | "mins" | "minute" | "minutes" => Some("m"),
+                "h" | "hr" | "hour" | "hours" => Some("h"),
+                "d" | "day" | "days" => Some("d"),
+                "ms" | "msec" | "millis" | "milliseconds" => Some("ms"),
+                _ => None,
+            };
+            let hint = nearest.map_or(String::new(), |u| format!("; did you mean `{number}{u}`?"));
+            format!("`{text}` is not a duration such as 250ms, 60s, 15m, 1h or 1d{hint}")
+        };
+        let (_, millis) = PERIOD_UNITS
+            .iter()
+            .find(|(u, _)| *u == unit)
+            .ok_or_else(refuse)?;
+        if number.is_empty() {
+            return Err(refuse());
+        }
+        let total = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(*millis));
+        let total = total.ok_or_else(|| format!("the duration `{text}` is too long"))?;
+        Ok(Self(Duration::from_millis(total)))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let (unit, size) = PERIOD_UNITS
+            .iter()
+            .find(|(_, size)| millis != 0 && millis.is_multiple_of(u128::from(*size)))
+            .unwrap_or(&("s", 1000));
+        write!(f, "{}{unit}", millis / u128::from(*size))
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = number_and_unit(text);
+        let refuse = || {
+            let letter = unit.trim().chars().next().unwrap_or(' ');
+            let nearest = SIZE_UNITS[1..]
+                .iter()
+                .find(|(u, _)| u.eq_ignore_ascii_case(letter.encode_utf8(&mut [0; 4])));
+            let hint = match nearest {
+                Some((u, _)) if !number.is_empty() => format!("; did you mean `{number}{u}`?"),
+                _ => String::new(),
+            };
+            format!("`{text}` is not a number or size such as 1000, 64k, 4M or 2G{hint}")
+        };
+        let unit = if unit == "K" { "k" } else { unit };
+        let (_, factor) = SIZE_UNITS
+            .iter()
+            .find(|(u, _)| *u == unit)
+            .ok_or_else(refuse)?;
+        if number.is_empty() {
+            return Err(refuse());
+        }
+        let total = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(*factor));
+        total
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is too large"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(addr) = text.parse() {
+            return Ok(Self(addr));
+        }
+        Err(if let Ok(socket) = text.parse::<SocketAddr>() {
+            let (ip, port) = (socket.ip(), socket.port());
+            format!("`{text}` holds a port: write `address: {ip}` and `port: {port}`")
+        } else if let Some((addr, _)) = text
+            .split_once('/')
+            .filter(|(a, _)| a.parse::<IpAddr>().is_ok())
+        {
+            format!("`{text}` has a prefix length, but is one address; did you mean `{addr}`?")
+        } else if text.contains(|c: char| c.is_ascii_alphabetic()) && !text.contains(':') {
+            format!("`{text}` is not an IP address; host names are not resolved, write the address")
+        } else {
+            format!("`{text}` is not an IPv4 or IPv6 address")
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Bits of an address of the same family.
+#[must_use]
+pub(super) fn bits(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 32 } else { 128 }
+}
+
+/// `addr` with all but the first `len` bits cleared.
+#[must_use]
+pub(super) fn network(addr: IpAddr, len: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+            IpAddr::V4((u32::from(a) & mask).into())
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+            IpAddr::V6((u128::from(a) & mask).into())
+        }
+    }
+}
+
+/// Whether `addr` lies in `prefix`.
+#[must_use]
+pub(super) fn contains(prefix: Prefix, addr: IpAddr) -> bool {
+    prefix.addr.is_ipv4() == addr.is_ipv4()
+        && network(addr, prefix.len) == network(prefix.addr, prefix.len)
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((addr, len)) = text.split_once('/') else {
+            return Err(match text.parse::<IpAddr>() {
+                Ok(addr) => {
+                    let usual = if addr.is_ipv4() { 24 } else { 64 };
+                    format!("`{text}` has no prefix length; did you mean `{text}/{usual}`?")
+                }
+                Err(_) => {
+                    format!("`{text}` is not an address with a prefix length such as 192.0.2.10/24")
+                }
+            });
+        };
+        let addr = addr.parse::<Address>()?.0;
+        let digits = !len.is_empty() && len.bytes().all(|b| b.is_ascii_digit());
+        let len = len
+            .parse::<u8>()
+            .ok()
+            .filter(|len| digits && *len <= bits(addr));
+        let len = len.ok_or_else(|| {
+            let (max, family) = (bits(addr), if addr.is_ipv4() { "IPv4" } else { "IPv6" });
+            format!(
+                "the prefix length of `{text}` is not a number from 0 to {max}, as {family} has it"
+            )
+        })?;
+        Ok(Self(Prefix { addr, len }))
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0.addr, self.0.len)
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|why| {
+            let dashes = text.replace('-', ":");
+            match dashes.parse::<Mac>() {
+                Ok(mac) => format!("{why}; did you mean `{mac}`?"),
+                Err(_) => why,
+            }
+        })
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let why =
+            || format!("`{text}` is not an address and port to listen on, such as 127.0.0.1:9108");
+        text.parse().map(Self).map_err(|_| {
+            let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+            let host = match host.trim_matches(['[', ']']) {
+                "" | "localhost" => "127.0.0.1",
+                "*" => "0.0.0.0",
+                host => host,
+            };
+            match (host.parse::<IpAddr>(), port.parse::<u16>()) {
+                (Ok(ip), Ok(port)) => {
+                    format!("{}; did you mean `{}`?", why(), SocketAddr::new(ip, port))
+                }
+                _ => why(),
+            }
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A duration's milliseconds.
+pub(super) fn millis(text: &str) -> Option<u64> {
+    u64::try_from(text.parse::<Period>().ok()?.0.as_millis()).ok()
+}
+
+/// A size's number.
+pub(super) fn number(text: &str) -> Option<u64> {
+    text.parse::<Size>().ok().map(|size| size.0)
+}
+
+/// Reads any [`FromStr`] value; numbers are taken as the text that they are written as.
+struct TextVisitor<T> {
+    expects: &'static str,
+    /// What the decoder gets for a required value that is missing, while it looks for further problems.
+    stand_in: &'static str,
+    value: PhantomData<T>,
+}
+
+impl<T: FromStr<Err = String>> Visitor<'_> for TextVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expects)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<T, E> {
+        let text = self.stand_in;
+        self.visit_str(text)
+    }
+}
+
+/// Serde and schema of a text value. `$read` is how it asks for its input, `$write` how it is
+/// written.
+macro_rules! text_value {
+    ($type:ident, $expects:literal, $stand_in:literal, $read:ident, |$value:ident, $ser:ident| $write:expr, $schema:tt) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.$read(TextVisitor {
+                    expects: $expects,
+                    stand_in: $stand_in,
+                    value: PhantomData,
+                })
+            }
+        }
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, $ser: S) -> Result<S::Ok, S::Error> {
+                let $value = self;
+                $write
+            }
+        }
+        impl JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+text_value!(Period, "a duration such as 60s", "1s", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "duration", "pattern": "^[0-9]+(ms|s|m|h|d)$"
+});
+text_value!(Size, "a number or a size such as 64M", "1", deserialize_any, |v, s| s.serialize_u64(v.0), {
+    "type": ["integer", "string"], "title": "size", "pattern": "^[0-9]+[kKMGT]?$"
+});
+text_value!(Address, "an IP address", "192.0.2.1", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "address", "pattern": "^[0-9a-fA-F:.]+$"
+});
+text_value!(Cidr, "an address with a prefix length", "192.0.2.0/24", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "address/length", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$"
+});
+text_value!(MacAddr, "a MAC address", "02:00:00:00:00:00", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "MAC address", "pattern": "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"
+});
+text_value!(Endpoint, "an address and a port", "127.0.0.1:1", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "address:port", "pattern": "^.*:[0-9]{1,5}$"
+});
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_duration_is_printed_in_the_largest_unit_that_divides_it() {
+        for text in ["250ms", "60s", "15m", "1h", "31d", "0s", "90s"] {
+            let period: Period = text.parse().expect("it is a duration");
+            let printed = period.to_string();
+            assert_eq!(
+                printed
+                    .parse::<Period>()
+                    .expect("what is printed is a duration"),
+                period
+            );
+        }
+        assert_eq!("900s".parse::<Period>().expect("valid").to_string(), "15m");
+        assert_eq!(
+            "1500ms".parse::<Period>().expect("valid").to_string(),
+            "1500ms"
+        );
+    }
+
+    #[test]
+    fn a_size_suffix_is_binary() {
+        assert_eq!("4M".parse(), Ok(Size(4 << 20)));
+        assert_eq!("64k".parse(), Ok(Size(65_536)));
+        assert_eq!("17".parse(), Ok(Size(17)));
+        assert!("99999999999T".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn a_network_is_its_address_without_host_bits() {
+        let addr = |s: &str| s.parse::<IpAddr>().expect("an address");
+        assert_eq!(network(addr("192.0.2.77"), 24), addr("192.0.2.0"));
+        assert_eq!(network(addr("192.0.2.77"), 0), addr("0.0.0.0"));
+        assert_eq!(network(addr("192.0.2.77"), 32), addr("192.0.2.77"));
+        assert_eq!(network(addr("2001:db8::1"), 0), addr("::"));
+        assert_eq!(network(addr("2001:db8:1::1"), 32), addr("2001:db8::"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back(millis in 0u64..10_000_000_000, size: u64, a: u32, b: u128, len in 0u8..=32) {
+            let period = Period(Duration::from_millis(millis));
+            prop_assert_eq!(period.to_string().parse(), Ok(period));
+            prop_assert_eq!(Size(size).to_string().parse(), Ok(Size(size)));
+            for addr in [IpAddr::V4(a.into()), IpAddr::V6(b.into())] {
+                let cidr = Cidr(Prefix { addr, len });
+                prop_assert_eq!(cidr.to_string().parse(), Ok(cidr));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in "\\PC{0,12}|[0-9]{0,25}[a-zA-Z]{0,3}|[0-9a-f:./]{0,20}") {
+            let _ = (text.parse::<Period>(), text.parse::<Size>(), text.parse::<Address>());
+            let _ = (text.parse::<Cidr>(), text.parse::<MacAddr>());
+        }
+    }
+}

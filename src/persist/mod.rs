@@ -1,0 +1,3 @@
+//! Persistence engines: from a packet's payload to the key of its session.
+
+pub mod sip;

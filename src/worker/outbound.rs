@@ -1,0 +1,345 @@
+//! Where a worker's frames go: transmit queues, other workers, the kernel, the waiting room.
+//!
+//! Carries out the director's verdicts. Invariant: each received frame is counted exactly once, as transmitted, punted
+//! or dropped, when its fate is certain, and as held until then.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+
+use super::shared::WorkerShared;
+use super::wait::{Fate, Owed, WaitingRoom};
+use crate::forward::exception::{Policer, classify};
+use crate::forward::{Egress, Fib, PortId, Sink, Verdict, Way};
+use crate::io::PacketIo;
+use crate::net::{BURST, DropReason, PacketBuf, Tick, fragment};
+
+/// A frame on its way from one worker to another.
+#[derive(Debug)]
+pub enum Moved<B> {
+    /// For the worker that owns its connection; it came in by this port.
+    Rx(PortId, B),
+    /// For the worker that has a transmit queue on this port; the frame is complete.
+    Tx(PortId, Owed<B>),
+}
+
+/// Ring of frames from one worker to another, or between a worker and the management core.
+pub type Ring<T> = Arc<ArrayQueue<T>>;
+
+/// A worker's connections to everyone else.
+#[derive(Debug)]
+pub struct Wiring<I: PacketIo> {
+    /// By port: this worker's queue, if the device has one for it.
+    pub queues: Vec<Option<I>>,
+    /// By port: the worker whose transmit queue this worker uses; itself where it has one.
+    pub tx_worker: Vec<usize>,
+    /// By worker: the ring to it; `None` for itself.
+    pub to_workers: Vec<Option<Ring<Moved<I::Buf>>>>,
+    /// By worker: the ring from it; `None` for itself.
+    pub from_workers: Vec<Option<Ring<Moved<I::Buf>>>>,
+    /// By port: the ring to the kernel's interface; `None` where the port has none.
+    pub punts: Vec<Option<Ring<I::Buf>>>,
+    /// By port: frames from the kernel's interface for this worker to send; `None` where there are none.
+    pub injects: Vec<Option<Ring<I::Buf>>>,
+    /// What becomes of frames for the kernel where a port has no kernel interface: counted as punted and freed (replay,
+    /// benchmarks) or dropped.
+    pub punt_nowhere: bool,
+}
+
+#[derive(Debug)]
+struct TxQueue<B> {
+    frames: ArrayVec<B, BURST>,
+    stand_for: ArrayVec<u8, BURST>,
+}
+
+/// The outbound side of a worker.
+#[derive(Debug)]
+pub struct Outbound<I: PacketIo> {
+    pub(super) wiring: Wiring<I>,
+    shared: Arc<WorkerShared>,
+    tx: Vec<TxQueue<I::Buf>>,
+    waiting: WaitingRoom<I::Buf>,
+    policer: Policer,
+    now: Tick,
+    /// Generation of the forwarding information at the last sweep of the waiting room.
+    swept: (u64, Tick),
+    held: u64,
+}
+
+impl<I: PacketIo> Outbound<I> {
+    /// An outbound side with empty queues.
+    #[must_use]
+    pub fn new(wiring: Wiring<I>, shared: Arc<WorkerShared>) -> Self {
+        let empty = || TxQueue {
+            frames: ArrayVec::new(),
+            stand_for: ArrayVec::new(),
+        };
+        Self {
+            tx: wiring.queues.iter().map(|_| empty()).collect(),
+            wiring,
+            shared,
+            waiting: WaitingRoom::default(),
+            policer: Policer::new(Tick(0)),
+            now: Tick(0),
+            swept: (0, Tick(0)),
+            held: 0,
+        }
+    }
+
+    /// Starts a poll at `now`.
+    pub fn begin(&mut self, now: Tick) {
+        self.now = now;
+    }
+
+    /// Sends what waited for a neighbour that is known now, drops what waited too long.
+    pub fn sweep_waiting(&mut self, fib: &Fib) {
+        let key = (fib.generation, self.now);
+        if self.waiting.is_empty() || self.swept == key {
+            return;
+        }
+        self.swept = key;
+        let mut room = std::mem::take(&mut self.waiting);
+        let shared = Arc::clone(&self.shared);
+        room.sweep(
+            self.now,
+            |port, addr| matches!(fib.way_by(port, addr), Way::Known(_)),
+            |port, addr| ask(&shared, port, addr),
+            |port, addr, frame, fate| {
+                self.unhold(frame.stands_for);
+                match (fate, fib.way_by(port, addr)) {
+                    (Fate::Ready, Way::Known(egress)) => self.transmit(egress, frame),
+                    _ => self.drop(frame, DropReason::NeighbourUnresolved),
+                }
+            },
+        );
+        self.waiting = room;
+    }
+
+    /// Drops all that waits, at the end.
+    pub fn drop_waiting(&mut self) {
+        let mut room = std::mem::take(&mut self.waiting);
+        let now = self.now.plus(super::wait::WAIT_TICKS);
+        room.sweep(
+            now,
+            |_, _| false,
+            |_, _| {},
+            |_, _, frame, _| {
+                self.unhold(frame.stands_for);
+                self.drop(frame, DropReason::NeighbourUnresolved);
+            },
+        );
+    }
+
+    /// Gives every queued frame to its device. What a device does not take is dropped.
+    pub fn flush(&mut self) {
+        for port in 0..self.tx.len() {
+            self.flush_port(port);
+        }
+    }
+
+    /// Queues a frame whose headers are complete for the worker's own transmit queue on `port`, or passes it to the
+    /// worker that has one.
+    pub fn send_complete(&mut self, port: PortId, frame: Owed<I::Buf>) {
+        let at = usize::from(port.0);
+        if self.wiring.queues[at].is_some() {
+            if self.tx[at].frames.is_full() {
+                self.flush_port(at);
+            }
+            self.tx[at].frames.push(frame.buf);
+            self.tx[at].stand_for.push(frame.stands_for);
+            return;
+        }
+        let other = self.wiring.tx_worker[at];
+        let stands_for = u64::from(frame.stands_for);
+        let Some(ring) = self.wiring.to_workers.get(other).and_then(Option::as_ref) else {
+            return self.drop(frame, DropReason::Internal);
+        };
+        match ring.push(Moved::Tx(port, frame)) {
+            Ok(()) => self.shared.counters.handed_out.add(stands_for),
+            Err(Moved::Tx(_, frame)) => self.drop(frame, DropReason::HandoverFull),
+            Err(Moved::Rx(..)) => {}
+        }
+    }
+
+    fn flush_port(&mut self, port: usize) {
+        let queue = &mut self.tx[port];
+        let Some(io) = self.wiring.queues[port].as_mut() else {
+            return;
+        };
+        if queue.frames.is_empty() {
+            return;
+        }
+        let taken = io.tx_burst(&mut queue.frames);
+        let counters = &self.shared.counters;
+        for n in queue.stand_for.drain(..taken) {
+            if n == 0 {
+                counters.generated.inc();
+            } else {
+                counters.transmitted.add(u64::from(n));
+            }
+        }
+        for (frame, n) in queue.frames.drain(..).zip(queue.stand_for.drain(..)) {
+            drop(frame);
+            counters.drops[DropReason::TxFull as usize].add(u64::from(n));
+        }
+    }
+
+    /// Writes the Ethernet header, splits what is larger than the MTU, and queues.
+    fn transmit(&mut self, egress: Egress, mut frame: Owed<I::Buf>) {
+        let len = frame.buf.data().len();
+        if len > usize::from(egress.mtu) + ETHERNET && is_larger(frame.buf.data(), egress.mtu) {
+            return self.transmit_in_pieces(egress, frame);
+        }
+        write_ethernet(frame.buf.data_mut(), &egress);
+        self.send_complete(egress.port, frame);
+    }
+
+    /// Splits an IPv4 packet that allows it. The first piece stands for the packet; the others are of Polder's making.
+    fn transmit_in_pieces(&mut self, egress: Egress, frame: Owed<I::Buf>) {
+        let Some(plan) = fragment::plan(frame.buf.data(), egress.mtu) else {
+            return self.drop(frame, DropReason::TooBig);
+        };
+        let mut pieces = ArrayVec::<I::Buf, { fragment::PIECES_MAX }>::new();
+        for piece in plan.pieces() {
+            let Some(mut buf) = self.alloc(egress.port) else {
+                return self.drop(frame, DropReason::NoBuffer);
+            };
+            if !fragment::write(&piece, frame.buf.data(), &mut buf) {
+                return self.drop(frame, DropReason::TooBig);
+            }
+            pieces.push(buf);
+        }
+        let mut stands_for = frame.stands_for;
+        for mut buf in pieces {
+            write_ethernet(buf.data_mut(), &egress);
+            self.send_complete(egress.port, Owed { buf, stands_for });
+            stands_for = 0;
+        }
+    }
+
+    fn wait(&mut self, port: PortId, next_hop: IpAddr, frame: Owed<I::Buf>) {
+        let n = frame.stands_for;
+        match self.waiting.push(port, next_hop, frame, self.now) {
+            Ok(new) => {
+                self.held += u64::from(n);
+                self.shared.counters.held.set(self.held);
+                if new {
+                    ask(&self.shared, port, next_hop);
+                }
+            }
+            Err((frame, reason)) => self.drop(frame, reason),
+        }
+    }
+
+    fn unhold(&mut self, n: u8) {
+        self.held -= u64::from(n);
+        self.shared.counters.held.set(self.held);
+    }
+
+    fn punt(&mut self, ingress: PortId, buf: I::Buf) {
+        let counters = &self.shared.counters;
+        let Some(ring) = &self.wiring.punts[usize::from(ingress.0)] else {
+            if self.wiring.punt_nowhere {
+                counters.punted.inc();
+            } else {
+                counters.drop(DropReason::NoKernel);
+            }
+            return;
+        };
+        if !self.policer.admit(classify(buf.data()), self.now) {
+            counters.drop(DropReason::PuntRate);
+        } else if ring.push(buf).is_err() {
+            counters.drop(DropReason::PuntFull);
+        } else {
+            counters.punted.inc();
+        }
+    }
+
+    fn hand_over(&mut self, worker: usize, ingress: PortId, buf: I::Buf) {
+        let ring = self.wiring.to_workers.get(worker).and_then(Option::as_ref);
+        let counters = &self.shared.counters;
+        match ring.map(|r| r.push(Moved::Rx(ingress, buf))) {
+            Some(Ok(())) => counters.handed_out.inc(),
+            Some(Err(_)) => counters.drop(DropReason::HandoverFull),
+            None => counters.drop(DropReason::Internal),
+        }
+    }
+
+    fn drop(&self, frame: Owed<I::Buf>, reason: DropReason) {
+        self.shared.counters.drops[reason as usize].add(u64::from(frame.stands_for));
+    }
+}
+
+impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
+    fn accept(&mut self, ingress: PortId, buf: I::Buf, verdict: Verdict) {
+        let owed = |buf| Owed { buf, stands_for: 1 };
+        match verdict {
+            Verdict::Transmit(egress) => self.transmit(egress, owed(buf)),
+            Verdict::Wait { port, next_hop } => self.wait(port, next_hop, owed(buf)),
+            Verdict::Punt => self.punt(ingress, buf),
+            Verdict::HandOver(worker) => self.hand_over(worker, ingress, buf),
+            Verdict::Drop(reason) => self.shared.counters.drop(reason),
+        }
+    }
+
+    fn alloc(&mut self, port: PortId) -> Option<I::Buf> {
+        let own = self
+            .wiring
+            .queues
+            .get_mut(usize::from(port.0))
+            .and_then(Option::as_mut);
+        match own {
+            Some(io) => io.alloc(),
+            None => self
+                .wiring
+                .queues
+                .iter_mut()
+                .flatten()
+                .next()
+                .and_then(PacketIo::alloc),
+        }
+    }
+
+    fn send_own(&mut self, buf: I::Buf, verdict: Verdict) {
+        let owed = Owed { buf, stands_for: 0 };
+        match verdict {
+            Verdict::Transmit(egress) => self.transmit(egress, owed),
+            Verdict::Wait { port, next_hop } => self.wait(port, next_hop, owed),
+            _ => {}
+        }
+    }
+}
+
+const ETHERNET: usize = 14;
+
+/// Whether the IP packet itself, Ethernet padding aside, is larger than the MTU.
+fn is_larger(frame: &[u8], mtu: u16) -> bool {
+    let len = match frame.get(ETHERNET).map(|b| b >> 4) {
+        Some(4) => frame
+            .get(16..18)
+            .map(|l| usize::from(u16::from_be_bytes([l[0], l[1]]))),
+        Some(6) => frame
+            .get(18..20)
+            .map(|l| usize::from(u16::from_be_bytes([l[0], l[1]])) + 40),
+        _ => None,
+    };
+    len.is_some_and(|l| l > usize::from(mtu))
+}
+
+fn write_ethernet(frame: &mut [u8], egress: &Egress) {
+    frame[..6].copy_from_slice(&egress.dst_mac.0);
+    frame[6..12].copy_from_slice(&egress.src_mac.0);
+    let ether_type: u16 = if frame[ETHERNET] >> 4 == 6 {
+        0x86dd
+    } else {
+        0x0800
+    };
+    frame[12..14].copy_from_slice(&ether_type.to_be_bytes());
+}
+
+/// Asks the management core to have a neighbour resolved. A full ring loses the request; it is repeated.
+fn ask(shared: &WorkerShared, port: PortId, addr: IpAddr) {
+    let _ = shared.resolve.push((port, addr));
+}
