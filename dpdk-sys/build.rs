@@ -110,7 +110,10 @@ fn link(words: &[String]) {
         if let Some(folder) = word.strip_prefix("-L") {
             println!("cargo:rustc-link-search=native={folder}");
         }
-        if let Some(name) = word.strip_prefix("-l").filter(|name| LIBRARIES.contains(name)) {
+        if let Some(name) = word
+            .strip_prefix("-l")
+            .filter(|name| LIBRARIES.contains(name))
+        {
             println!("cargo:rustc-link-lib=dylib={name}");
         }
     }

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod client;
 pub mod reload;
+pub mod replay;
 pub mod set;
 pub mod show;
 pub mod table;
@@ -44,9 +45,24 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Show(args) => finish(show::run(&args, &mut out)),
         Command::Set(args) => finish(set::run(&args, &mut out)),
         Command::Reload(args) => finish(reload::run(&args, &mut out)),
-        Command::Run(_) | Command::Check(_) | Command::Replay(_) | Command::Demo(_) => finish(Err(
-            Failure::Failed("this build has no such command".to_owned()),
-        )),
+        Command::Replay(args) => finish(replay::run(&args, &mut out)),
+        Command::Check(args) => check(&args, &mut out),
+        Command::Run(_) | Command::Demo(_) => finish(Err(Failure::Failed(
+            "this build has no such command".to_owned(),
+        ))),
+    }
+}
+
+fn check(args: &args::CheckArgs, out: &mut impl Write) -> ExitCode {
+    let format = match args.format {
+        args::CheckFormat::Text => crate::config::Format::Text,
+        args::CheckFormat::Json => crate::config::Format::Json,
+    };
+    match crate::config::run_check(&args.config, format, out) {
+        Ok(code) => ExitCode::from(code),
+        // Who read the output went away: it has seen all that it wanted.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => finish(Err(format!("the result can't be written: {e}").into())),
     }
 }
 

@@ -248,7 +248,7 @@ struct ServiceSlot {
     kind: ServiceKind,
     state: Arc<SchedState>,
     /// Servers' slots at the last build, newest first, with what a scheduler's rebuild depends on.
-    previous: Vec<DestId>,
+    previous: Vec<Arc<Dest>>,
     retired: bool,
 }
 
@@ -464,13 +464,11 @@ impl Registry {
             slot.state = Arc::default();
             slot.previous.clear();
         }
-        let changed = before.is_none_or(|b| weights(&b.dests) != weights(&dests));
         let scheduler = crate::sched::build(
             &def.scheduler,
             &Build {
                 dests: &dests,
                 previous: &slot.previous,
-                changed,
                 state: &slot.state,
                 flags: &def.flags,
                 seed: self.seed,
@@ -480,7 +478,7 @@ impl Registry {
             service: def.name.clone(),
             message: e.to_string(),
         })?;
-        slot.previous = dests.iter().map(|d| d.id).collect();
+        slot.previous.clone_from(&dests);
         Ok(Service {
             id,
             af: def.af(),
@@ -545,10 +543,6 @@ fn proto_of(def: &ServiceDef) -> u8 {
     match def.kind {
         ServiceKind::Address { proto, .. } => proto,
     }
-}
-
-fn weights(dests: &[Arc<Dest>]) -> Vec<(DestId, u32)> {
-    dests.iter().map(|d| (d.id, d.weight)).collect()
 }
 
 fn gone(d: &Dest) -> Dest {

@@ -6,11 +6,11 @@ pub mod pcap;
 pub mod record;
 mod rng;
 
-#[cfg(test)]
-mod tests;
 #[cfg(feature = "dpdk")]
 #[allow(unsafe_code)] // The one place that calls C. Every block says which fact makes it sound.
 pub mod dpdk;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 

@@ -51,8 +51,6 @@ pub struct Selection<'a> {
     pub random: u64,
     /// The session key of `offh`, where the service has one and the packet carries it.
     pub session: Option<&'a [u8]>,
-    /// Now.
-    pub now: crate::net::Tick,
     /// The time of the burst; for schedulers that remember.
     pub now: Tick,
 }
@@ -95,10 +93,6 @@ impl SchedState {
 pub struct Build<'a> {
     /// The servers in kernel list order: the newest (last in the configuration) first (specification §1.3).
     pub dests: &'a [Arc<Dest>],
-    /// The servers' slots at the last build, in its order; empty at first.
-    pub previous: &'a [DestId],
-    /// Whether servers or weights differ from the last build.
-    pub changed: bool,
     /// The servers of the last build, in its order; empty at first.
     pub previous: &'a [Arc<Dest>],
     /// State to carry on.
@@ -118,19 +112,6 @@ pub trait Scheduler: Send + Sync + Debug {
     fn select(&self, dests: &[Arc<Dest>], selection: &Selection<'_>) -> Option<usize>;
 }
 
-/// TEMPORARY until the schedulers are merged.
-pub fn build(_name: &str, _b: &Build<'_>) -> Result<Box<dyn Scheduler>, String> {
-    Err("none".into())
-}
-
-/// TEMPORARY
-pub fn select_and_reserve(
-    s: &dyn Scheduler,
-    dests: &[Arc<Dest>],
-    sel: &Selection<'_>,
-) -> Option<usize> {
-    s.select(dests, sel)
-}
 /// Why a scheduler can't be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchedError {

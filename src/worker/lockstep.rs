@@ -67,7 +67,7 @@ impl Lockstep {
     /// See [`StartError`].
     pub fn new(setup: &Setup, workers: usize, sizes: &Sizes) -> Result<Self, StartError> {
         let mut registry = Registry::new(sizes.services, sizes.servers, sizes.seed);
-        let snapshot = snapshot(&mut registry, setup, None).map_err(StartError::Build)?;
+        let snapshot = static_snapshot(&mut registry, setup, None).map_err(StartError::Build)?;
         let plane = Arc::new(Plane {
             snapshot: ArcSwap::from_pointee(snapshot),
             workers: assemble::shared(workers, &[], sizes),
@@ -115,7 +115,7 @@ impl Lockstep {
     /// [`BuildError`]; nothing has changed then.
     pub fn apply(&mut self, setup: &Setup) -> Result<(), BuildError> {
         let old = self.plane.snapshot.load_full();
-        let next = snapshot(&mut self.registry, setup, Some(&old))?;
+        let next = static_snapshot(&mut self.registry, setup, Some(&old))?;
         self.plane.snapshot.store(Arc::new(next));
         self.settle();
         Ok(())
@@ -224,7 +224,10 @@ fn list<F: Side>(worker: &mut Worker<MemIo>, af: Af, now: Tick, rows: &mut Vec<C
 }
 
 /// A snapshot with nothing but the configuration's own routes and neighbours.
-fn snapshot(
+///
+/// # Errors
+/// [`BuildError`]; the registry is unchanged then.
+pub fn static_snapshot(
     registry: &mut Registry,
     setup: &Setup,
     previous: Option<&Snapshot>,

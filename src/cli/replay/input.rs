@@ -50,7 +50,10 @@ impl Source {
             }
             Err(e) => {
                 self.ts_ns = None;
-                Err(InputError { path: self.path.clone(), what: What::Read(e) })
+                Err(InputError {
+                    path: self.path.clone(),
+                    what: What::Read(e),
+                })
             }
         }
     }
@@ -64,7 +67,9 @@ pub struct Merge {
 
 impl fmt::Debug for Merge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Merge").field("sources", &self.sources.len()).finish()
+        f.debug_struct("Merge")
+            .field("sources", &self.sources.len())
+            .finish()
     }
 }
 
@@ -74,11 +79,19 @@ impl Merge {
     /// # Errors
     /// The first file that is no Ethernet capture.
     pub fn open(files: &[(PortId, PathBuf)]) -> Result<Self, InputError> {
-        let mut merge = Self { sources: Vec::new(), failure: None };
+        let mut merge = Self {
+            sources: Vec::new(),
+            failure: None,
+        };
         for (port, path) in files {
             let reader = open(path)?;
-            let mut source =
-                Source { port: *port, path: path.clone(), reader, frame: Vec::new(), ts_ns: None };
+            let mut source = Source {
+                port: *port,
+                path: path.clone(),
+                reader,
+                frame: Vec::new(),
+                ts_ns: None,
+            };
             if let Err(e) = source.fetch() {
                 merge.failure.get_or_insert(e);
             }
@@ -112,7 +125,10 @@ impl Merge {
 }
 
 fn open(path: &Path) -> Result<Reader<File>, InputError> {
-    let fail = |what| InputError { path: path.to_owned(), what };
+    let fail = |what| InputError {
+        path: path.to_owned(),
+        what,
+    };
     let file = File::open(path).map_err(|e| fail(What::Open(e)))?;
     Reader::open_ethernet(file).map_err(|e| fail(What::Read(e)))
 }

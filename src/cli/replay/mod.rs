@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 
 pub use report::{Durations, Report};
 
+use super::args::{Rate, ReplayArgs, ReplayClock, ReportFormat};
+use super::{Failure, print, table};
 use crate::forward::{PortId, Setup};
+use crate::mgmt::{api, names};
 use crate::net::Tick;
 use crate::net::pcap::{PcapError, Writer};
 use crate::worker::assemble::Sizes;
@@ -32,8 +35,6 @@ pub enum Clock {
     Capture,
     /// The wall clock, frames as fast as they go or at a given rate: the benchmark.
     Wall {
-        /// How often the captures are played.
-        repeat: u64,
         /// Frames per second of all workers together; as fast as possible where there is none.
         rate: Option<u64>,
     },
@@ -48,6 +49,8 @@ pub struct Options {
     pub outputs: Vec<(String, PathBuf)>,
     /// The clock.
     pub clock: Clock,
+    /// How often the captures are played, at least once.
+    pub repeat: u64,
     /// How long virtual time runs on after the last frame.
     pub settle: Duration,
     /// Workers.
@@ -84,6 +87,16 @@ pub enum ReplayError {
         /// Why.
         error: io::Error,
     },
+    /// A listing of connections was asked for where there is none.
+    NoListing {
+        /// Where it was to be written.
+        path: PathBuf,
+    },
+    /// The captures are larger than what is held in memory.
+    TooMuch {
+        /// Bytes.
+        limit: usize,
+    },
     /// A capture can't be written.
     Capture {
         /// Its path.
@@ -97,12 +110,27 @@ impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSuchPort { port, ports } => {
-                write!(f, "there is no port `{port}` in the configuration; it has {ports}")
+                write!(
+                    f,
+                    "there is no port `{port}` in the configuration; it has {ports}"
+                )
             }
             Self::PortTwice { port } => write!(f, "port `{port}` is given more than once"),
             Self::Input(e) => e.fmt(f),
             Self::Start(e) => e.fmt(f),
-            Self::Output { path, error } => write!(f, "{}: can't be written: {error}", path.display()),
+            Self::Output { path, error } => {
+                write!(f, "{}: can't be written: {error}", path.display())
+            }
+            Self::NoListing { path } => write!(
+                f,
+                "{}: connections are listed with `--clock capture` only; the wall clock keeps none",
+                path.display()
+            ),
+            Self::TooMuch { limit } => write!(
+                f,
+                "with `--clock wall` the captures are held in memory, and these are more than {} GiB",
+                limit >> 30
+            ),
             Self::Capture { path, error } => write!(f, "{}: {error}", path.display()),
         }
     }
@@ -128,7 +156,7 @@ pub fn replay(setup: &Setup, options: &Options) -> Result<Finished, ReplayError>
     let outputs = named(setup, &options.outputs)?;
     match options.clock {
         Clock::Capture => by_capture(setup, options, &inputs, &outputs),
-        Clock::Wall { repeat, rate } => bench::run(setup, options, &inputs, repeat, rate),
+        Clock::Wall { rate } => bench::run(setup, options, &inputs, rate),
     }
 }
 
@@ -140,8 +168,15 @@ fn named(
     for (name, path) in files {
         let at = setup.ports.iter().position(|p| p.name == *name);
         let Some(id) = at.and_then(|i| u16::try_from(i).ok()).map(PortId) else {
-            let ports = setup.ports.iter().map(|p| format!("`{}`", p.name)).collect::<Vec<_>>();
-            return Err(ReplayError::NoSuchPort { port: name.clone(), ports: ports.join(", ") });
+            let ports = setup
+                .ports
+                .iter()
+                .map(|p| format!("`{}`", p.name))
+                .collect::<Vec<_>>();
+            return Err(ReplayError::NoSuchPort {
+                port: name.clone(),
+                ports: ports.join(", "),
+            });
         };
         if out.iter().any(|(other, _)| *other == id) {
             return Err(ReplayError::PortTwice { port: name.clone() });
@@ -154,32 +189,38 @@ fn named(
 /// Virtual time: starts at the first frame, never goes back, and cuts pauses that are longer than any timer.
 #[derive(Debug, Default)]
 struct VirtualClock {
+    /// The latest timestamp of this pass over the captures.
     last_ts: Option<u64>,
     elapsed: Duration,
+    /// Virtual time in nanoseconds since 1970.
+    now_ns: u64,
 }
 
 impl VirtualClock {
     /// The tick of a frame stamped `ts` nanoseconds.
     fn at(&mut self, ts: u64) -> Tick {
+        if self.now_ns == 0 {
+            self.now_ns = ts;
+        }
         let last = *self.last_ts.get_or_insert(ts);
         if ts > last {
-            self.elapsed += Duration::from_nanos(ts - last).min(LONGEST_PAUSE);
             self.last_ts = Some(ts);
+            self.pause(Duration::from_nanos(ts - last).min(LONGEST_PAUSE));
         }
         Tick::from_elapsed(self.elapsed)
+    }
+
+    /// Begins another pass over the captures, at the present moment.
+    fn restart(&mut self) {
+        self.last_ts = None;
     }
 
     /// Lets `pause` pass.
     fn pause(&mut self, pause: Duration) -> Tick {
         self.elapsed += pause;
         let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        self.last_ts = Some(self.now_ns().saturating_add(nanos));
+        self.now_ns = self.now_ns.saturating_add(nanos);
         Tick::from_elapsed(self.elapsed)
-    }
-
-    /// Virtual time in nanoseconds since 1970.
-    fn now_ns(&self) -> u64 {
-        self.last_ts.unwrap_or(0)
     }
 }
 
@@ -191,7 +232,6 @@ fn by_capture(
     inputs: &[(PortId, PathBuf)],
     outputs: &[(PortId, PathBuf)],
 ) -> Result<Finished, ReplayError> {
-    let mut merge = input::Merge::open(inputs).map_err(ReplayError::Input)?;
     let mut bed =
         Lockstep::new(setup, options.workers, &options.sizes).map_err(ReplayError::Start)?;
     let mut sinks: Vec<Option<Sink>> = setup.ports.iter().map(|_| None).collect();
@@ -201,16 +241,24 @@ fn by_capture(
     let started = Instant::now();
     let mut clock = VirtualClock::default();
     let mut frame = Vec::new();
-    while let Some((port, ts)) = merge.next(&mut frame) {
-        let now = clock.at(ts);
-        bed.frame(port, &frame, now);
-        write_out(&mut bed, &mut sinks, clock.now_ns())?;
+    let mut cut = None;
+    for _ in 0..options.repeat {
+        let mut merge = input::Merge::open(inputs).map_err(ReplayError::Input)?;
+        clock.restart();
+        while let Some((port, ts)) = merge.next(&mut frame) {
+            let now = clock.at(ts);
+            bed.frame(port, &frame, now);
+            write_out(&mut bed, &mut sinks, clock.now_ns)?;
+        }
+        cut = cut.or(merge.failure());
     }
     bed.advance(clock.pause(options.settle));
     bed.finish();
-    write_out(&mut bed, &mut sinks, clock.now_ns())?;
+    write_out(&mut bed, &mut sinks, clock.now_ns)?;
     for (path, mut writer) in sinks.into_iter().flatten() {
-        writer.flush().map_err(|error| ReplayError::Capture { path, error })?;
+        writer
+            .flush()
+            .map_err(|error| ReplayError::Capture { path, error })?;
     }
     let took = Durations {
         duration_s: clock.elapsed.as_secs_f64(),
@@ -220,14 +268,21 @@ fn by_capture(
     if let Some(path) = &options.connections {
         write_connections(path, &bed.connections())?;
     }
-    Ok(Finished { report, cut: merge.failure().map(|e| e.to_string()) })
+    Ok(Finished {
+        report,
+        cut: cut.map(|e| e.to_string()),
+    })
 }
 
 fn create(path: &PathBuf) -> Result<Sink, ReplayError> {
-    let file = File::create(path)
-        .map_err(|error| ReplayError::Output { path: path.clone(), error })?;
-    let writer = Writer::new(BufWriter::new(file), true)
-        .map_err(|error| ReplayError::Capture { path: path.clone(), error })?;
+    let file = File::create(path).map_err(|error| ReplayError::Output {
+        path: path.clone(),
+        error,
+    })?;
+    let writer = Writer::new(BufWriter::new(file), true).map_err(|error| ReplayError::Capture {
+        path: path.clone(),
+        error,
+    })?;
     Ok((path.clone(), writer))
 }
 
@@ -241,20 +296,112 @@ fn write_out(
         if let Some((path, writer)) = sinks[usize::from(port.0)].as_mut()
             && let Err(error) = writer.write(now_ns, frame)
         {
-            failed.get_or_insert(ReplayError::Capture { path: path.clone(), error });
+            failed.get_or_insert(ReplayError::Capture {
+                path: path.clone(),
+                error,
+            });
         }
     });
     failed.map_or(Ok(()), Err)
 }
 
-fn write_connections(
-    path: &PathBuf,
-    rows: &[crate::worker::ConnRow],
-) -> Result<(), ReplayError> {
-    let text = crate::mgmt::listing::connections(rows, true);
+fn write_connections(path: &PathBuf, rows: &[crate::worker::ConnRow]) -> Result<(), ReplayError> {
+    let mut text = table::connections_header(true);
+    for row in rows {
+        text.push_str(&table::connection(&listed(row)));
+    }
     File::create(path)
         .and_then(|mut f| f.write_all(text.as_bytes()))
-        .map_err(|error| ReplayError::Output { path: path.clone(), error })
+        .map_err(|error| ReplayError::Output {
+            path: path.clone(),
+            error,
+        })
+}
+
+/// A row as the control socket would give it, so that both are printed by the same code.
+fn listed(row: &crate::worker::ConnRow) -> api::Connection {
+    api::Connection {
+        protocol: names::protocol(row.proto),
+        state: names::state(row.proto, row.state, row.flags).to_owned(),
+        expires_s: f64::from(row.expires) / f64::from(Tick::PER_SECOND),
+        client: names::endpoint(row.client.0, row.client.1),
+        virtual_: names::endpoint(row.virtual_.0, row.virtual_.1),
+        destination: names::endpoint(row.dest.0, row.dest.1),
+        service: None,
+        server: None,
+        worker: 0,
+        packets_in: row.in_pkts,
+    }
+}
+
+/// `polder replay`: loads, replays, reports.
+///
+/// # Errors
+/// A sentence. A capture that ends before its end is one, too, after the report of what came before.
+pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let loaded = crate::config::load(&args.config).map_err(|problems| {
+        Failure::Failed(format!(
+            "{} is not valid; `polder check -c {}` tells more\n{}",
+            args.config.display(),
+            args.config.display(),
+            problems
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n")
+        ))
+    })?;
+    let lowered = &loaded.lowered;
+    let options = Options {
+        inputs: args
+            .inputs
+            .iter()
+            .map(|p| (p.port.clone(), p.file.clone()))
+            .collect(),
+        outputs: args
+            .outputs
+            .iter()
+            .map(|p| (p.port.clone(), p.file.clone()))
+            .collect(),
+        clock: match args.clock {
+            ReplayClock::Capture => Clock::Capture,
+            ReplayClock::Wall => Clock::Wall {
+                rate: match args.rate {
+                    Rate::Max => None,
+                    Rate::PerSecond(pps) => Some(pps),
+                },
+            },
+        },
+        repeat: args.repeat,
+        settle: args.settle,
+        workers: usize::from(args.workers),
+        sizes: Sizes {
+            connections: lowered.limits.connections,
+            services: lowered.limits.services,
+            servers: lowered.limits.servers,
+            seed: args.seed,
+        },
+        connections: args.connections.clone(),
+    };
+    let finished = replay(&lowered.setup, &options).map_err(|e| e.to_string())?;
+    let text = match args.report.format {
+        ReportFormat::Text => finished.report.to_string(),
+        ReportFormat::Json => {
+            let json = serde_json::to_string_pretty(&finished.report);
+            json.map_err(|e| e.to_string())? + "\n"
+        }
+    };
+    match &args.report.file {
+        Some(path) => std::fs::write(path, text)
+            .map_err(|e| format!("{}: can't be written: {e}", path.display()))?,
+        None => print(out, &text)?,
+    }
+    if !finished.report.identity_ok {
+        return Err("the packet counts do not add up; please report this"
+            .to_owned()
+            .into());
+    }
+    finished.cut.map_or(Ok(()), |sentence| Err(sentence.into()))
 }
 
 #[cfg(test)]
@@ -267,7 +414,11 @@ mod tests {
         let s = 1_000_000_000;
         assert_eq!(clock.at(1_000 * s), Tick(0));
         assert_eq!(clock.at(1_001 * s), Tick(100));
-        assert_eq!(clock.at(900 * s), Tick(100), "a timestamp in the past is now");
+        assert_eq!(
+            clock.at(900 * s),
+            Tick(100),
+            "a timestamp in the past is now"
+        );
         assert_eq!(clock.at(1_002 * s), Tick(200));
         let far = clock.at(u64::MAX);
         assert_eq!(far, Tick(200 + 40 * 86_400 * 100));

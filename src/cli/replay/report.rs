@@ -144,7 +144,11 @@ impl Report {
             .filter(|(_, n)| *n > 0)
             .map(|(name, n)| (name, n.into()))
             .collect();
-        let per_packet = if received == 0 { 0.0 } else { took.wall_s * 1e9 / received as f64 };
+        let per_packet = if received == 0 {
+            0.0
+        } else {
+            took.wall_s * 1e9 / received as f64
+        };
         Self {
             received,
             transmitted,
@@ -155,13 +159,24 @@ impl Report {
             generated: sum(&|c| c.generated.get()),
             duration_s: took.duration_s,
             wall_s: took.wall_s,
-            mpps: if per_packet == 0.0 { 0.0 } else { 1e3 / per_packet },
+            mpps: if per_packet == 0.0 {
+                0.0
+            } else {
+                1e3 / per_packet
+            },
             ns_per_packet: per_packet,
             connections: sum(&|c| c.connections.get()),
             expired: sum(&|c| c.expired.get()),
             evicted: sum(&|c| c.evicted.get()),
-            workers: counters.iter().enumerate().map(|(i, c)| worker(i, c)).collect(),
-            services: snapshot.services_in_order().map(|s| service(s, counters)).collect(),
+            workers: counters
+                .iter()
+                .enumerate()
+                .map(|(i, c)| worker(i, c))
+                .collect(),
+            services: snapshot
+                .services_in_order()
+                .map(|s| service(s, counters))
+                .collect(),
         }
     }
 }
@@ -180,7 +195,10 @@ fn worker(id: usize, c: &WorkerCounters) -> WorkerReport {
 
 fn service(s: &crate::forward::Service, counters: &[&WorkerCounters]) -> ServiceReport {
     let sum = |f: fn(&ServiceCounters) -> &Counter| {
-        counters.iter().map(|c| f(c.service(s.id)).get()).sum::<u64>()
+        counters
+            .iter()
+            .map(|c| f(c.service(s.id)).get())
+            .sum::<u64>()
     };
     ServiceReport {
         name: s.def.name.clone(),
@@ -224,12 +242,22 @@ impl fmt::Display for Report {
             self.received,
             self.transmitted,
             self.punted,
-            self.dropped.values().filter_map(serde_json::Value::as_u64).sum::<u64>(),
+            self.dropped
+                .values()
+                .filter_map(serde_json::Value::as_u64)
+                .sum::<u64>(),
             self.held,
             self.generated
         )?;
-        let verdict = if self.identity_ok { "holds" } else { "IS BROKEN: please report it" };
-        writeln!(f, "received = transmitted + punted + dropped + held: {verdict}")?;
+        let verdict = if self.identity_ok {
+            "holds"
+        } else {
+            "IS BROKEN: please report it"
+        };
+        writeln!(
+            f,
+            "received = transmitted + punted + dropped + held: {verdict}"
+        )?;
         writeln!(
             f,
             "time {:.3} s in {:.3} s of wall time, {:.3} Mpps, {:.1} ns per packet",
