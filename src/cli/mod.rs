@@ -105,3 +105,6 @@ pub fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
             _ => Failure::Failed(format!("can't write the output: {e}")),
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,8 +63,9 @@ impl App {
 /// The control socket, listening and not yet answering.
 #[derive(Debug)]
 pub struct ControlServer {
-    file: SocketFile,
     listener: UnixListener,
+    // Last, since it removes the socket once nobody listens.
+    file: SocketFile,
 }
 
 impl ControlServer {
@@ -76,7 +77,7 @@ impl ControlServer {
         let (file, listener) = SocketFile::listen(path)?;
         let listener = UnixListener::from_std(listener)
             .map_err(|e| format!("can't listen on the control socket {}: {e}", path.display()))?;
-        Ok(Self { file, listener })
+        Ok(Self { listener, file })
     }
 
     /// Answers until `stop` is done, then removes the socket.

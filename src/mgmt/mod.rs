@@ -23,3 +23,12 @@ pub use manager::{
 pub use metrics::{Detail, MetricsServer};
 pub use reload::Fixed;
 pub use status::Status;
+
+#[cfg(test)]
+mod control_tests;
+#[cfg(test)]
+mod manager_tests;
+#[cfg(test)]
+mod metrics_tests;
+#[cfg(test)]
+pub(crate) mod testkit;

@@ -2,19 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Who may connect: the owner.
 const MODE: u32 = 0o600;
 
-/// A socket's file. Dropping it removes the file, if it is still the same one.
+/// A socket's file. Dropping it removes the file, unless somebody listens there: drop the listener first.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
 }
 
 impl SocketFile {
@@ -40,17 +38,12 @@ impl SocketFile {
         let listener = UnixListener::bind(&temporary).map_err(failed)?;
         let made = fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE))
             .and_then(|()| fs::rename(&temporary, path))
-            .and_then(|()| fs::symlink_metadata(path))
-            .and_then(|m| listener.set_nonblocking(true).map(|()| m));
+            .and_then(|()| listener.set_nonblocking(true));
         match made {
-            Ok(m) => Ok((
-                Self {
-                    path: path.to_owned(),
-                    device: m.dev(),
-                    inode: m.ino(),
-                },
-                listener,
-            )),
+            Ok(()) => {
+                let path = path.to_owned();
+                Ok((Self { path }, listener))
+            }
             Err(e) => {
                 // Whatever of the two is there is ours and of no use; the error says what matters.
                 let _ = fs::remove_file(&temporary);
@@ -62,12 +55,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|m| (m.dev(), m.ino()) == (self.device, self.inode));
-        if ours {
-            // On the way out there is nobody to tell; the next start replaces the file.
-            let _ = fs::remove_file(&self.path);
-        }
+        // On the way out there is nobody to tell; the next start replaces the file.
+        let _ = make_way(&self.path);
     }
 }
 
@@ -102,9 +91,10 @@ mod tests {
     fn the_directory_is_made_and_only_the_owner_may_connect() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("run/polder/control.sock");
-        let (file, _listener) = SocketFile::listen(&path).expect("listens");
+        let (file, listener) = SocketFile::listen(&path).expect("listens");
         let mode = fs::metadata(&path).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
         drop(file);
         assert!(!path.exists());
     }

@@ -1,0 +1,222 @@
+//! Runtime commands against a real control socket, and the tables they print.
+
+use std::path::Path;
+
+use clap::Parser;
+
+use super::args::{Cli, Command};
+use super::{Failure, reload, set, show, table};
+use crate::mgmt::api;
+use crate::mgmt::testkit::*;
+use crate::table::{DestId, ServiceId};
+
+/// Runs a command line and gives what it printed.
+fn run(socket: &Path, line: &str) -> Result<String, Failure> {
+    let socket = socket.to_str().expect("plain text");
+    let words = ["polder"]
+        .into_iter()
+        .chain(line.split(' '))
+        .chain(["--socket", socket]);
+    let mut out = Vec::new();
+    match Cli::try_parse_from(words).expect("parses").command {
+        Command::Show(args) => show::run(&args, &mut out)?,
+        Command::Set(args) => set::run(&args, &mut out)?,
+        Command::Reload(args) => reload::run(&args, &mut out)?,
+        other => panic!("{other:?} is no runtime command"),
+    }
+    Ok(String::from_utf8(out).expect("text"))
+}
+
+fn failure(socket: &Path, line: &str) -> String {
+    match run(socket, line) {
+        Err(Failure::Failed(e)) => e,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn services_look_like_ipvsadms_listing() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup.services[0].flags = vec!["fallback".to_owned()];
+    setup.services[0].servers[0].name = Some("first".to_owned());
+    let (manager, _) = manager_of(&plane, setup);
+    let socket = ControlSocket::serve(&manager.shared());
+    run(&socket.path, "set server web first state drain").expect("set");
+    assert_eq!(
+        run(&socket.path, "show services").expect("shows"),
+        "\
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn  State       Name
+TCP  192.0.2.80:80 rr (fallback) name web
+  -> 10.0.0.1:80                  Masq    0      0          0          drain       first
+  -> 10.0.0.2:80                  Masq    1      0          0          ready
+TCP  [2001:db8::5]:5060 rr name sip
+  -> [2001:db8:1::3]:5060         Masq    1      0          0          ready
+"
+    );
+}
+
+#[test]
+fn servers_look_like_ipvsadms_statistics() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let c = &plane.workers[0].counters;
+    c.service(ServiceId(0)).connections.add(5);
+    c.service(ServiceId(0)).bytes_out.add(123_456_789_012);
+    // The newest server has the first slot.
+    c.dest(DestId(1)).connections.add(5);
+    c.dest(DestId(1)).packets_in.add(50);
+    let socket = ControlSocket::serve(&manager.shared());
+    assert_eq!(
+        run(&socket.path, "show servers").expect("shows"),
+        "\
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes  Name
+  -> RemoteAddress:Port
+TCP  192.0.2.80:80                       5        0        0        0     123G  web
+  -> 10.0.0.1:80                         5       50        0        0        0  10.0.0.1:80
+  -> 10.0.0.2:80                         0        0        0        0        0  10.0.0.2:80
+TCP  [2001:db8::5]:5060                  0        0        0        0        0  sip
+  -> [2001:db8:1::3]:5060                0        0        0        0        0  [2001:db8:1::3]:5060
+"
+    );
+}
+
+#[test]
+fn numbers_are_scaled_as_ipvsadm_scales_them() {
+    for (n, want) in [
+        (0, "        0"),
+        (99_999_999, " 99999999"),
+        (100_000_000, "  100000K"),
+        (999_999_999, "  999999K"),
+        (1_000_000_000, "    1000M"),
+        (99_999_999_999, "   99999M"),
+        (100_000_000_000, "     100G"),
+        (100_000_000_000_000, "     100T"),
+    ] {
+        assert_eq!(table::scaled(n), want);
+    }
+}
+
+#[test]
+fn connections_have_ipvsadms_columns() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let udp = crate::worker::ConnRow {
+        proto: 17,
+        state: 0,
+        expires: 360_000,
+        ..conn(5)
+    };
+    let _worker = FakeWorker::start(&plane, 0, vec![conn(41_122), udp]);
+    let socket = ControlSocket::serve(&manager.shared());
+    assert_eq!(
+        run(&socket.path, "show connections").expect("shows"),
+        "\
+IPVS connection entries
+pro expire state       source             virtual            destination
+TCP 14:57  ESTABLISHED 198.51.100.7:41122 192.0.2.80:80      10.0.0.1:80
+UDP 60:00  UDP         198.51.100.7:5     192.0.2.80:80      10.0.0.1:80
+"
+    );
+    let limited = run(&socket.path, "show connections --limit 1").expect("shows");
+    assert_eq!(limited.lines().count(), 3);
+    let json = run(&socket.path, "show connections -o json --limit 1").expect("shows");
+    let page: api::Connections = serde_json::from_str(&json).expect("typed");
+    assert!(page.truncated && page.connections.len() == 1);
+    assert!(failure(&socket.path, "show connections --service wbe").contains("did you mean `web`"));
+}
+
+#[test]
+fn the_header_with_persistence_engines_is_ipvsadms() {
+    assert_eq!(
+        table::connections_header(true),
+        "IPVS connection entries\n\
+         pro expire state       source             virtual            destination        pe name          pe_data\n"
+    );
+}
+
+#[test]
+fn every_listing_is_also_json_and_yaml() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let _worker = FakeWorker::start(&plane, 0, vec![]);
+    let socket = ControlSocket::serve(&manager.shared());
+    for what in [
+        "services",
+        "servers",
+        "connections",
+        "neighbours",
+        "workers",
+        "ports",
+        "drops",
+    ] {
+        let json = run(&socket.path, &format!("show {what} -o json")).expect(what);
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert!(json[what].is_array(), "{what}: {json}");
+        let yaml = run(&socket.path, &format!("show {what} -o yaml")).expect(what);
+        let yaml: serde_json::Value = serde_yaml::from_str(&yaml).expect("YAML");
+        assert!(yaml[what].is_array(), "{what}: {yaml}");
+        assert!(
+            !run(&socket.path, &format!("show {what}"))
+                .expect(what)
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn drops_that_happened_are_shown_with_their_meaning() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let none = run(&socket.path, "show drops").expect("shows");
+    assert_eq!(none, "No packet was dropped.\n");
+    plane.workers[0]
+        .counters
+        .drop(crate::net::DropReason::NoRoute);
+    assert_eq!(
+        run(&socket.path, "show drops").expect("shows"),
+        "\
+Reason    Packets  Meaning
+no_route  1        There is no route to the destination.
+"
+    );
+    let all = run(&socket.path, "show drops --all").expect("shows");
+    assert_eq!(all.lines().count(), crate::net::DropReason::COUNT + 1);
+}
+
+#[test]
+fn set_and_reload_tell_what_they_did() {
+    let plane = plane(1);
+    let (manager, file) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    assert_eq!(
+        run(&socket.path, "set server web 10.0.0.1:80 weight 0").expect("set"),
+        "web/10.0.0.1:80: weight 1 -> 0 (at run time only: a restart takes what the file says)\n"
+    );
+    assert!(failure(&socket.path, "set server web nobody weight 0").contains("has no server"));
+    let mut new = web_and_sip();
+    new.services[1].servers[0].weight = 4;
+    write(&file, new);
+    assert_eq!(
+        run(&socket.path, "reload").expect("reloads"),
+        "\
+changed server sip/[2001:db8:1::3]:5060: weight 1 -> 4
+web/10.0.0.1:80 keeps weight 0 that was set at run time (the file says 1)
+Reloaded.
+"
+    );
+    *file.lock().expect("not poisoned") = Err(vec!["f:1:1: bad".to_owned()]);
+    assert_eq!(
+        failure(&socket.path, "reload"),
+        "polder.yaml can't be taken over; nothing has changed\nf:1:1: bad"
+    );
+}
+
+#[test]
+fn an_appliance_that_does_not_run_is_a_sentence() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let said = failure(&dir.path().join("none"), "show services");
+    assert!(said.contains("Is `polder run` running?"), "{said}");
+}

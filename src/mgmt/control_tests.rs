@@ -1,0 +1,303 @@
+//! The control socket end to end: a real socket, and workers that are threads.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::api;
+use super::conns::{Lister, Position};
+use super::testkit::*;
+
+/// One raw exchange: status and body.
+fn http(socket: &Path, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+    let mut stream = UnixStream::connect(socket).expect("connects");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("reads");
+    let status = answer[9..12].parse().expect("a status");
+    let body = answer.split_once("\r\n\r\n").expect("a body").1;
+    (status, serde_json::from_str(body).expect("JSON"))
+}
+
+/// The body of an answer to a GET that must succeed.
+fn get<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> T {
+    let (status, body) = http(socket, "GET", path, "");
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_value(body).expect("as the API says")
+}
+
+fn error(answer: &(u16, serde_json::Value)) -> &str {
+    answer.1["error"].as_str().expect("an error sentence")
+}
+
+#[test]
+fn every_listing_is_what_the_api_says() {
+    let plane = plane(2);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let _workers = [
+        FakeWorker::start(&plane, 0, vec![conn(1)]),
+        FakeWorker::start(&plane, 1, vec![]),
+    ];
+    let socket = ControlSocket::serve(&manager.shared());
+    let version: api::Version = get(&socket.path, "/v1/version");
+    assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
+    let services: api::Services = get(&socket.path, "/v1/services");
+    assert_eq!(services.services[1].address, "[2001:db8::5]:5060");
+    let servers: api::Servers = get(&socket.path, "/v1/servers");
+    assert_eq!(servers.servers.len(), 3);
+    let neighbours: api::Neighbours = get(&socket.path, "/v1/neighbours");
+    assert!(
+        neighbours.neighbours.is_empty(),
+        "nobody is on the link yet"
+    );
+    let workers: api::Workers = get(&socket.path, "/v1/workers");
+    assert_eq!(workers.workers[1].core, Some(2));
+    let ports: api::Ports = get(&socket.path, "/v1/ports");
+    assert_eq!(ports.ports, [port_status()]);
+    let drops: api::Drops = get(&socket.path, "/v1/drops");
+    assert_eq!(drops.drops.len(), crate::net::DropReason::COUNT);
+    let connections: api::Connections = get(&socket.path, "/v1/connections");
+    let c = &connections.connections[0];
+    assert_eq!((c.state.as_str(), c.expires_s), ("ESTABLISHED", 897.25));
+    assert_eq!(
+        c.server.as_deref(),
+        Some("10.0.0.2:80"),
+        "slot 0 is the newest"
+    );
+    let json: serde_json::Value = get(&socket.path, "/v1/connections");
+    assert_eq!(json["connections"][0]["virtual"], "192.0.2.80:80");
+}
+
+#[test]
+fn a_server_is_changed_over_the_socket_and_workers_see_it() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let put = |server: &str, body: &str| {
+        http(&socket.path, "PUT", &format!("/v1/servers/{server}"), body)
+    };
+    let (status, body) = put("web/10.0.0.1:80", r#"{"weight": 5, "state": "drain"}"#);
+    assert_eq!(status, 200);
+    assert_eq!(body["server"]["weight"], 5);
+    assert_eq!(body["server"]["state"], "drain");
+    let (status, _) = put("sip/%5B2001:db8:1::3%5D:5060", r#"{"weight": 0}"#);
+    assert_eq!(status, 200);
+    let snapshot = plane.snapshot.load_full();
+    let sip = snapshot.service_by_name("sip").expect("there");
+    assert_eq!(sip.dests[0].weight, 0);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let before = plane.snapshot.load_full();
+    let web1 = "/v1/servers/web/10.0.0.1:80";
+    for (method, path, body, status, said) in [
+        ("GET", "/v1/nothing", "", 404, "there is no /v1/nothing"),
+        ("GET", "/v1/reload", "", 405, "GET is not for /v1/reload"),
+        ("GET", web1, "", 405, "GET is not for"),
+        ("DELETE", "/v1/services", "", 405, "DELETE is not for"),
+        ("PUT", web1, "", 400, "the body must be"),
+        ("PUT", web1, "{", 400, "the body must be"),
+        (
+            "PUT",
+            web1,
+            r#"{"wieght": 1}"#,
+            400,
+            "unknown field `wieght`",
+        ),
+        ("PUT", web1, r#"{"weight": -1}"#, 400, "the body must be"),
+        (
+            "PUT",
+            web1,
+            r#"{"weight": 65536}"#,
+            422,
+            "weight 65536 is above 65535",
+        ),
+        (
+            "PUT",
+            web1,
+            r#"{"state": "gone"}"#,
+            422,
+            "ready, drain, maint",
+        ),
+        ("PUT", web1, "{}", 422, "nothing to change"),
+        (
+            "PUT",
+            "/v1/servers/wob/a",
+            r#"{"weight": 1}"#,
+            404,
+            "did you mean `web`?",
+        ),
+        (
+            "PUT",
+            "/v1/servers/web/a",
+            r#"{"weight": 1}"#,
+            404,
+            "has no server `a`",
+        ),
+        (
+            "GET",
+            "/v1/connections?service=wob",
+            "",
+            404,
+            "did you mean `web`?",
+        ),
+        ("GET", "/v1/connections?limit=0", "", 400, "`limit` is 0"),
+        ("GET", "/v1/connections?limit=x", "", 400, "limit"),
+        (
+            "GET",
+            "/v1/connections?sevrice=web",
+            "",
+            400,
+            "unknown field `sevrice`",
+        ),
+        ("GET", "/v1/connections?from=9", "", 400, "not a `next`"),
+    ] {
+        let answer = http(&socket.path, method, path, body);
+        assert_eq!(answer.0, status, "{method} {path} {body}: {}", answer.1);
+        assert!(
+            error(&answer).contains(said),
+            "{method} {path} {body}: {}",
+            answer.1
+        );
+    }
+    let large = format!(r#"{{"state": "{}"}}"#, "x".repeat(100_000));
+    assert_eq!(http(&socket.path, "PUT", web1, &large).0, 400);
+    assert!(Arc::ptr_eq(&before, &plane.snapshot.load_full()));
+}
+
+#[test]
+fn a_reload_over_the_socket_tells_changes_or_every_problem() {
+    let plane = plane(1);
+    let (manager, file) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    *file.lock().expect("not poisoned") = Err(vec!["a".to_owned(), "b".to_owned()]);
+    let (status, body) = http(&socket.path, "POST", "/v1/reload", "");
+    assert_eq!(status, 422);
+    assert_eq!(body["problems"], serde_json::json!(["a", "b"]));
+    let mut new = web_and_sip();
+    new.services.pop();
+    write(&file, new);
+    let (status, body) = http(&socket.path, "POST", "/v1/reload", "");
+    assert_eq!(status, 200);
+    assert_eq!(
+        body["services"]["removed"][0],
+        "sip (tcp [2001:db8::5]:5060)"
+    );
+}
+
+#[test]
+fn connections_of_all_workers_are_listed_once_each_whatever_the_limit() {
+    let plane = plane(3);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let other = |port| crate::worker::ConnRow {
+        service: crate::table::ServiceId(1),
+        client: (ip("2001:db8::99"), port),
+        ..conn(port)
+    };
+    let rows = |from: u16, n: u16| (from..from + n).map(conn);
+    let _workers = [
+        FakeWorker::start(&plane, 0, rows(0, 600).chain((0..10).map(other)).collect()),
+        FakeWorker::start(&plane, 1, vec![]),
+        FakeWorker::start(
+            &plane,
+            2,
+            (10..20).map(other).chain(rows(600, 256)).collect(),
+        ),
+    ];
+    let socket = ControlSocket::serve(&manager.shared());
+    let list = |service: &str, limit: usize| {
+        let mut seen = Vec::new();
+        let mut from = String::new();
+        loop {
+            let path = format!("/v1/connections?limit={limit}{service}{from}");
+            let page: api::Connections = get(&socket.path, &path);
+            assert!(page.connections.len() <= limit);
+            assert_eq!(page.truncated, page.next.is_some());
+            seen.extend(page.connections.into_iter().map(|c| c.client));
+            match page.next {
+                Some(next) => from = format!("&from={next}"),
+                None => break,
+            }
+        }
+        let all = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(all, seen.len(), "nothing twice");
+        all
+    };
+    for limit in [7, 256, 300, 10_000] {
+        assert_eq!(list("", limit), 876, "limit {limit}");
+        assert_eq!(list("&service=sip", limit), 20, "limit {limit}");
+        assert_eq!(list("&service=web", limit), 856, "limit {limit}");
+    }
+}
+
+#[test]
+fn a_stuck_worker_is_named_and_its_late_answers_are_not_taken_for_others() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let lister = Lister::new(Arc::clone(&plane));
+    // While nobody answers time may fly; with a worker that is a thread it must not.
+    let list = |paused| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(paused)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(lister.connections(None, Position::START, 10))
+    };
+    for _ in 0..4 {
+        let e = list(true).expect_err("nobody answers");
+        assert_eq!(e.kind, api::ErrorKind::Unavailable);
+        assert!(e.to_string().contains("worker 0 has not answered"), "{e}");
+    }
+    let e = list(true).expect_err("given up");
+    assert!(e.to_string().contains("worker 0 does not answer"), "{e}");
+    assert_eq!(plane.workers[0].commands.len(), 4, "no more questions");
+    // It wakes up, answers the four old questions with what it had then, and the new one.
+    let worker = FakeWorker::start(&plane, 0, vec![conn(1)]);
+    while plane.workers[0].pages.len() < 4 {
+        std::thread::yield_now();
+    }
+    let page = list(false).expect("lists");
+    assert_eq!(page.connections.len(), 1);
+    drop(worker);
+    plane.workers[0]
+        .stopped
+        .store(true, std::sync::atomic::Ordering::Release);
+    let e = list(false).expect_err("stopped");
+    assert!(e.to_string().contains("worker 0 has stopped"), "{e}");
+    drop(manager);
+}
+
+#[test]
+fn the_socket_is_gone_after_a_stop() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let mut socket = ControlSocket::serve(&manager.shared());
+    assert!(socket.path.exists());
+    socket.stop();
+    assert!(!socket.path.exists());
+}
+
+#[test]
+fn a_failed_reload_is_seen_in_the_status() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    *file.lock().expect("not poisoned") = Err(vec!["a".to_owned()]);
+    let later: SystemTime = UNIX_EPOCH + Duration::from_secs(5000);
+    manager.reload(later).expect_err("invalid");
+    let reload = manager.status(std::time::Instant::now()).reload;
+    assert_eq!((reload.successful, reload.success_at), (false, 1000));
+}

@@ -1,0 +1,473 @@
+//! The manager: publishing, reload, run-time edits, and counters over both.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use super::api::ErrorKind;
+use super::manager::{Loaded, Manager};
+use super::testkit::*;
+use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Way};
+use crate::net::Mac;
+use crate::table::{AdminState, DestId, ServiceId};
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn effective(manager: &Manager, service: usize, server: usize) -> u32 {
+    manager.services().services[service].servers[server].effective_weight
+}
+
+#[test]
+fn the_first_snapshot_is_published_at_once() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let snapshot = plane.snapshot.load_full();
+    assert_eq!((snapshot.generation, manager.generation()), (1, 1));
+    assert!(snapshot.service_by_name("sip").is_some());
+    assert_eq!(snapshot.fib.ports[0].mac, Mac([2, 0, 0, 0, 0, 0x10]));
+}
+
+#[test]
+fn the_kernels_view_shares_services_and_yields_to_the_configuration() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    let neighbour = |last, mac| NeighbourDef {
+        port: PortId(0),
+        addr: ip(&format!("192.0.2.{last}")),
+        mac: Mac([2, 0, 0, 0, 1, mac]),
+    };
+    setup.neighbours = vec![neighbour(1, 1)];
+    let (mut manager, _) = manager_of(&plane, setup);
+    let before = plane.snapshot.load_full();
+    let route = RouteDef {
+        to: Prefix {
+            addr: ip("10.0.0.0"),
+            len: 8,
+        },
+        via: Some(ip("192.0.2.1")),
+        port: PortId(0),
+    };
+    let neighbours = vec![neighbour(1, 99), neighbour(2, 2)];
+    assert!(manager.set_kernel_view(vec![route.clone()], neighbours.clone()));
+    let after = plane.snapshot.load_full();
+    assert!(Arc::ptr_eq(&before.services, &after.services));
+    assert_eq!(after.generation, before.generation + 1);
+    assert!(matches!(after.fib.way_to(ip("10.0.0.1")), Way::Known(e) if e.dst_mac.0[5] == 1));
+    assert!(matches!(after.fib.way_to(ip("192.0.2.2")), Way::Known(e) if e.dst_mac.0[5] == 2));
+    assert!(
+        !manager.set_kernel_view(vec![route], neighbours),
+        "no news, no snapshot"
+    );
+    let origins: Vec<_> = manager
+        .neighbours()
+        .neighbours
+        .into_iter()
+        .map(|n| (n.address, n.origin))
+        .collect();
+    let row = |a: &str, o: &str| (a.to_owned(), o.to_owned());
+    assert_eq!(
+        origins,
+        [row("192.0.2.1", "static"), row("192.0.2.2", "kernel")]
+    );
+}
+
+#[test]
+fn a_replaced_snapshot_is_kept_while_a_worker_has_it_and_freed_here() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let now = Instant::now();
+    manager.tick(now);
+    assert_eq!(manager.retired(), 0, "nobody has the empty one");
+    let workers = plane.snapshot.load();
+    manager.set_weight("web", "10.0.0.1:80", 5).expect("set");
+    manager.tick(now);
+    assert_eq!(manager.retired(), 1);
+    drop(workers);
+    manager.tick(now);
+    assert_eq!(manager.retired(), 0);
+}
+
+#[test]
+fn a_weight_is_set_by_address_or_name_and_only_at_run_time() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup.services[0].servers[1].name = Some("second".to_owned());
+    let (mut manager, _) = manager_of(&plane, setup);
+    for (service, server) in [
+        ("web", "second"),
+        ("web", "10.0.0.2:80"),
+        ("web", "10.0.0.2"),
+        ("sip", "[2001:db8:1::3]:5060"),
+        ("sip", "2001:db8:1::3"),
+    ] {
+        let before = manager.generation();
+        let done = manager.set_weight(service, server, 7).expect("set");
+        assert_eq!(done.server.effective_weight, 7, "{service} {server}");
+        assert!(done.server.overridden && done.message.contains("run time"));
+        let first = server == "second" || service == "sip" && server.starts_with('[');
+        assert_eq!(manager.generation() - before, u64::from(first), "{server}");
+    }
+    let done = manager.set_weight("web", "second", 1).expect("set");
+    assert!(!done.server.overridden, "as the file says again");
+}
+
+#[test]
+fn a_drained_server_keeps_its_weight_and_has_none_that_counts() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    for (state, word, reason, weight) in [
+        (AdminState::Drain, "drain", "drained", 0),
+        (AdminState::Maint, "maint", "in maintenance", 0),
+        (AdminState::Ready, "ready", "", 1),
+    ] {
+        let s = manager
+            .set_state("web", "10.0.0.1:80", state)
+            .expect("set")
+            .server;
+        assert_eq!((s.state.as_str(), s.reason.as_str()), (word, reason));
+        assert_eq!((s.weight, s.effective_weight), (1, weight));
+    }
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_those_there_are() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let before = plane.snapshot.load_full();
+    let e = manager.set_weight("wbe", "10.0.0.1:80", 1).expect_err("no");
+    assert_eq!(e.kind, ErrorKind::NotFound);
+    assert_eq!(
+        e.to_string(),
+        "there is no service `wbe`; did you mean `web`? There is: web, sip."
+    );
+    let e = manager.set_weight("web", "10.0.0.3:80", 1).expect_err("no");
+    assert!(e.to_string().contains("did you mean `10.0.0."), "{e}");
+    assert!(Arc::ptr_eq(&before, &plane.snapshot.load_full()));
+}
+
+#[test]
+fn an_invalid_file_changes_nothing_and_is_remembered_as_a_failure() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let before = plane.snapshot.load_full();
+    let problems = vec!["f:3:1: first".to_owned(), "f:9:1: second".to_owned()];
+    *file.lock().expect("not poisoned") = Err(problems.clone());
+    let e = manager.reload(at(2000)).expect_err("invalid");
+    assert_eq!((e.kind, &e.body.problems), (ErrorKind::Invalid, &problems));
+    assert!(Arc::ptr_eq(&before, &plane.snapshot.load_full()));
+    assert_eq!(manager.setup(), &web_and_sip());
+    let state = manager.reload_state();
+    assert_eq!((state.successful, state.success_at), (false, 1000));
+    write(&file, web_and_sip());
+    assert!(!manager.reload(at(3000)).expect("valid").changed);
+    let state = manager.reload_state();
+    assert_eq!((state.successful, state.success_at), (true, 3000));
+    assert!(
+        Arc::ptr_eq(&before, &plane.snapshot.load_full()),
+        "nothing to publish"
+    );
+}
+
+#[test]
+fn a_set_up_that_can_not_be_built_changes_nothing() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let before = plane.snapshot.load_full();
+    let named = |n: usize| service(&format!("s{n}"), &format!("192.0.2.80:{n}"), &[]);
+    let cases = [
+        (setup((1..=5).map(named).collect()), "limits.services"),
+        (setup(vec![named(1), named(1)]), "two services named"),
+        (
+            setup(vec![service(
+                "a",
+                "192.0.2.80:1",
+                &["10.0.0.1:1", "10.0.0.1:1"],
+            )]),
+            "must differ",
+        ),
+    ];
+    for (bad, said) in cases {
+        write(&file, bad);
+        let e = manager.reload(at(2000)).expect_err("can't be built");
+        assert!(e.to_string().contains(said), "{e}");
+        assert!(Arc::ptr_eq(&before, &plane.snapshot.load_full()));
+    }
+}
+
+#[test]
+fn what_needs_a_restart_is_refused_by_name() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let mut new = web_and_sip();
+    new.ports[0].mtu = 9000;
+    new.services[0].scheduler = "wrr".to_owned();
+    *file.lock().expect("not poisoned") = Ok(Loaded {
+        setup: new,
+        fixed: [("dpdk.cores".to_owned(), "[1, 2]".to_owned())].into(),
+        warnings: Vec::new(),
+    });
+    let e = manager.reload(at(2000)).expect_err("needs a restart");
+    assert_eq!(e.body.problems.len(), 2, "{e}");
+    assert!(e.body.problems[0].contains("`ports.wan0.mtu`"), "{e}");
+    assert!(e.body.problems[0].contains("1500 -> 9000"), "{e}");
+    assert!(e.body.problems[1].contains("`dpdk.cores`"), "{e}");
+    assert_eq!(manager.setup(), &web_and_sip());
+}
+
+#[test]
+fn a_reload_tells_what_changed() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let mut new = web_and_sip();
+    new.services.remove(1);
+    new.services.push(service("dns", "192.0.2.53:53", &[]));
+    new.services[0].scheduler = "wrr".to_owned();
+    new.services[0].servers[0].weight = 5;
+    new.services[0].servers[1] = server("10.0.0.9:80");
+    new.timeouts.udp = Duration::from_secs(1);
+    write(&file, new);
+    let r = manager.reload(at(2000)).expect("valid");
+    assert!(r.changed);
+    assert_eq!(r.services.added, ["dns (tcp 192.0.2.53:53)"]);
+    assert_eq!(r.services.removed, ["sip (tcp [2001:db8::5]:5060)"]);
+    assert_eq!(r.services.changed[0].what, ["scheduler rr -> wrr"]);
+    assert_eq!(r.servers.added, ["web/10.0.0.9:80"]);
+    assert_eq!(r.servers.removed, ["web/10.0.0.2:80"]);
+    assert_eq!(r.servers.changed[0].name, "web/10.0.0.1:80");
+    assert_eq!(r.servers.changed[0].what, ["weight 1 -> 5"]);
+    assert_eq!(r.other, ["timeouts"]);
+}
+
+#[test]
+fn a_reload_keeps_what_was_set_at_run_time_unless_the_file_changed_there() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    manager.set_weight("web", "10.0.0.1:80", 0).expect("set");
+    manager
+        .set_state("web", "10.0.0.2:80", AdminState::Drain)
+        .expect("set");
+    let mut new = web_and_sip();
+    new.services[1].servers[0].weight = 9;
+    write(&file, new.clone());
+    let r = manager.reload(at(2000)).expect("valid");
+    assert_eq!(r.kept.len(), 2, "{r:?}");
+    assert!(r.kept[0].contains("keeps weight 0"), "{r:?}");
+    let weights = |m: &Manager| (effective(m, 0, 0), effective(m, 0, 1), effective(m, 1, 0));
+    assert_eq!(weights(&manager), (0, 0, 9));
+    new.services[0].servers[0].weight = 3;
+    write(&file, new);
+    manager.reload(at(3000)).expect("valid");
+    assert_eq!(weights(&manager), (3, 0, 9));
+}
+
+#[test]
+fn unchanged_servers_keep_slots_and_counts_over_a_reload() {
+    let plane = plane(2);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let before = plane.snapshot.load_full();
+    let sip = Arc::clone(before.service_by_name("sip").expect("there"));
+    let mut new = web_and_sip();
+    new.services.remove(0);
+    write(&file, new);
+    manager.reload(at(2000)).expect("valid");
+    let after = plane.snapshot.load_full();
+    let now = after.service_by_name("sip").expect("there");
+    assert_eq!((now.id, now.dests[0].id), (sip.id, sip.dests[0].id));
+    assert!(Arc::ptr_eq(&now.dests[0].shared, &sip.dests[0].shared));
+}
+
+#[test]
+fn a_reused_slot_starts_at_zero() {
+    let plane = plane(2);
+    let only = |name: &str, port: u16, server: &str| {
+        setup(vec![service(
+            name,
+            &format!("192.0.2.80:{port}"),
+            &[server],
+        )])
+    };
+    let (mut manager, file) = manager_of(&plane, only("old", 1, "10.0.0.1:80"));
+    for w in &plane.workers {
+        w.counters.service(ServiceId(0)).packets_in.add(10);
+        w.counters.dest(DestId(0)).packets_in.add(7);
+    }
+    let counts = |m: &Manager| {
+        let s = m.services().services.remove(0);
+        (s.packets_in, s.servers[0].packets_in)
+    };
+    assert_eq!(counts(&manager), (20, 14));
+    // As many services as there are slots and one more: the first slot is given to another.
+    for n in 2..=5u16 {
+        all_see(&manager);
+        write(&file, only("new", n, &format!("10.0.0.{n}:80")));
+        manager.reload(at(2000)).expect("valid");
+        assert_eq!(counts(&manager), (0, 0), "service {n}");
+    }
+    let snapshot = plane.snapshot.load_full();
+    let s = snapshot.service_by_name("new").expect("there");
+    assert_eq!(s.id, ServiceId(0), "the slot was reused");
+    plane.workers[1].counters.service(s.id).packets_in.add(3);
+    plane.workers[1]
+        .counters
+        .dest(s.dests[0].id)
+        .packets_in
+        .add(2);
+    assert_eq!(counts(&manager), (3, 2));
+}
+
+#[test]
+fn a_removed_servers_slot_is_not_reused_before_every_worker_has_moved_on() {
+    let plane = plane(2);
+    let with = |servers: &[&str]| setup(vec![service("web", "192.0.2.80:80", servers)]);
+    let (mut manager, file) = manager_of(&plane, with(&["10.0.0.1:80"]));
+    let slot = |s: &str| {
+        let snapshot = plane.snapshot.load_full();
+        let web = snapshot.service_by_name("web").expect("there");
+        let d = web.dests.iter().find(|d| d.name == s).expect("there");
+        d.id
+    };
+    let first = slot("10.0.0.1:80");
+    all_see(&manager);
+    write(&file, with(&["10.0.0.2:80"]));
+    manager.reload(at(1)).expect("valid");
+    plane.workers[0]
+        .seen_generation
+        .store(manager.generation(), Ordering::Release);
+    // Forwarding information has generations of its own, which must not be taken for those of services.
+    for n in 0..5u8 {
+        let mac = Some(Mac([2, 0, 0, 0, 0, n]));
+        manager.set_port_macs(vec![mac]);
+    }
+    write(&file, with(&["10.0.0.2:80", "10.0.0.3:80"]));
+    manager.reload(at(2)).expect("valid");
+    assert_ne!(
+        slot("10.0.0.3:80"),
+        first,
+        "worker 1 may still use the first"
+    );
+    all_see(&manager);
+    write(&file, with(&["10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"]));
+    manager.reload(at(3)).expect("valid");
+    assert_eq!(slot("10.0.0.4:80"), first, "now nobody does");
+}
+
+#[test]
+fn health_names_the_stuck_worker_and_readiness_waits_for_all() {
+    let plane = plane(2);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let now = Instant::now();
+    assert!(manager.unhealthy(now).is_empty());
+    assert_eq!(
+        manager.unready(now).len(),
+        2,
+        "nobody has seen the configuration"
+    );
+    all_see(&manager);
+    assert!(manager.unready(now).is_empty());
+    let later = now + Duration::from_secs(10);
+    plane.workers[0].heartbeat.store(1, Ordering::Release);
+    manager.tick(later);
+    let said = manager.unhealthy(later);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("worker 1 is stuck"), "{said:?}");
+    plane.workers[0].stopped.store(true, Ordering::Release);
+    assert_eq!(manager.unhealthy(later).len(), 2);
+}
+
+/// A step of the property below.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A worker counts for everything it sees.
+    Count { worker: usize, n: u64 },
+    /// A reload to the services and servers of these bits.
+    Reload { services: u8, servers: u8 },
+    /// A worker sees what is published.
+    See { worker: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..2usize, 1..100u64).prop_map(|(worker, n)| Step::Count { worker, n }),
+        (any::<u8>(), any::<u8>()).prop_map(|(services, servers)| Step::Reload {
+            services: services & 7,
+            servers: servers & 7
+        }),
+        (0..2usize).prop_map(|worker| Step::See { worker }),
+    ]
+}
+
+fn chosen(services: u8, servers: u8) -> Setup {
+    let bits = |set: u8| (1..=3u8).filter(move |n| set & (1 << (n - 1)) != 0);
+    let addresses: Vec<String> = bits(servers).map(|n| format!("10.0.0.{n}:80")).collect();
+    let servers: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    // No more servers than slots, removed ones included.
+    let servers = &servers[..servers.len().min(2)];
+    let of = |n: u8| service(&format!("s{n}"), &format!("192.0.2.80:{n}"), servers);
+    setup(bits(services).map(of).collect())
+}
+
+/// Every series and its value.
+fn series(manager: &Manager) -> Vec<(String, u64)> {
+    let mut out = Vec::new();
+    for s in manager.services().services {
+        out.push((s.name.clone(), s.packets_in));
+        out.extend(
+            s.servers
+                .iter()
+                .map(|d| (format!("{}/{}", s.name, d.name), d.packets_in)),
+        );
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A series that is there before and after a step does not go backwards, and a new one has nothing of another's.
+    #[test]
+    fn no_series_goes_backwards(steps in prop::collection::vec(step(), 1..40)) {
+        let plane = plane(2);
+        let (mut manager, file) = manager_of(&plane, chosen(1, 1));
+        let mut seen = [plane.snapshot.load_full(), plane.snapshot.load_full()];
+        let mut counted = std::collections::HashMap::<String, u64>::new();
+        let mut before = series(&manager);
+        for step in steps {
+            match step {
+                Step::Count { worker, n } => {
+                    for s in seen[worker].services_in_order() {
+                        plane.workers[worker].counters.service(s.id).packets_in.add(n);
+                        *counted.entry(s.def.name.clone()).or_default() += n;
+                        for d in &s.dests {
+                            plane.workers[worker].counters.dest(d.id).packets_in.add(n);
+                            *counted.entry(format!("{}/{}", s.def.name, d.name)).or_default() += n;
+                        }
+                    }
+                }
+                Step::Reload { services, servers } => {
+                    write(&file, chosen(services, servers));
+                    // Refused when removed servers still have all slots: nothing changes then.
+                    let _ = manager.reload(at(1));
+                }
+                Step::See { worker } => {
+                    seen[worker] = plane.snapshot.load_full();
+                    plane.workers[worker]
+                        .seen_generation
+                        .store(seen[worker].generation, Ordering::Release);
+                }
+            }
+            let after = series(&manager);
+            for (name, value) in &after {
+                let counted = counted.get(name).copied().unwrap_or(0);
+                prop_assert!(*value <= counted, "{name} has {value} of {counted}");
+                if let Some((_, old)) = before.iter().find(|(n, _)| n == name) {
+                    prop_assert!(value >= old, "{name} went from {old} to {value}");
+                }
+            }
+            before = after;
+        }
+    }
+}

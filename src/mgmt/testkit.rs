@@ -1,0 +1,282 @@
+//! What tests of the management core and of its clients share: a plane, set-ups that read like a configuration, and
+//! a worker that is a thread.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use super::api::PortStatus;
+use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
+use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
+use crate::net::{Af, Mac};
+use crate::table::{AdminState, DestId, Method, ServiceId};
+use crate::worker::{Command, ConnRow, Plane, WorkerShared};
+
+/// Slots for services and servers in [`plane`].
+pub const SLOTS: (usize, usize) = (4, 8);
+
+/// An address.
+pub fn ip(s: &str) -> IpAddr {
+    s.parse().expect("an address")
+}
+
+/// A server by `address:port`, weight 1.
+pub fn server(at: &str) -> DestDef {
+    let at: SocketAddr = at.parse().expect("an address with a port");
+    DestDef {
+        name: None,
+        addr: at.ip(),
+        port: at.port(),
+        weight: 1,
+        method: Method::Masq,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        admin: AdminState::Ready,
+    }
+}
+
+/// A TCP service by `address:port` with servers.
+pub fn service(name: &str, at: &str, servers: &[&str]) -> ServiceDef {
+    let at: SocketAddr = at.parse().expect("an address with a port");
+    ServiceDef {
+        name: name.to_owned(),
+        kind: ServiceKind::Address {
+            proto: 6,
+            addr: at.ip(),
+            port: at.port(),
+        },
+        scheduler: "rr".to_owned(),
+        flags: Vec::new(),
+        servers: servers.iter().map(|s| server(s)).collect(),
+    }
+}
+
+/// One port and services.
+pub fn setup(services: Vec<ServiceDef>) -> Setup {
+    Setup {
+        ports: vec![PortDef {
+            name: "wan0".to_owned(),
+            device: "memory".to_owned(),
+            addresses: vec![Prefix {
+                addr: ip("192.0.2.10"),
+                len: 24,
+            }],
+            mac: None,
+            mtu: 1500,
+            kernel_interface: false,
+        }],
+        services,
+        ..Setup::default()
+    }
+}
+
+/// Service `web` with servers .1 and .2, and service `sip` with server .3.
+pub fn web_and_sip() -> Setup {
+    setup(vec![
+        service("web", "192.0.2.80:80", &["10.0.0.1:80", "10.0.0.2:80"]),
+        service("sip", "[2001:db8::5]:5060", &["[2001:db8:1::3]:5060"]),
+    ])
+}
+
+/// A plane with so many workers, that nobody has published to.
+pub fn plane(workers: usize) -> Arc<Plane> {
+    let worker = |id| Arc::new(WorkerShared::new(id, Some(id + 1), SLOTS.0, SLOTS.1));
+    Arc::new(Plane {
+        snapshot: ArcSwap::from_pointee(empty_snapshot()),
+        workers: (0..workers).map(worker).collect(),
+        stop: AtomicBool::new(false),
+        connections_capacity: 1000,
+    })
+}
+
+/// A configuration file that tests write without a disk.
+pub type File = Arc<Mutex<Result<Loaded, Vec<String>>>>;
+
+/// Makes a set-up the file's contents.
+pub fn write(file: &File, setup: Setup) {
+    *file.lock().expect("not poisoned") = Ok(Loaded {
+        setup,
+        ..Loaded::default()
+    });
+}
+
+/// A manager of `plane` that runs `setup`, and its file.
+pub fn manager_of(plane: &Arc<Plane>, setup: Setup) -> (Manager, File) {
+    let loaded = Loaded {
+        setup,
+        ..Loaded::default()
+    };
+    let file: File = Arc::new(Mutex::new(Ok(loaded.clone())));
+    let read = Arc::clone(&file);
+    let options = Options {
+        plane: Arc::clone(plane),
+        loaded,
+        config_path: PathBuf::from("polder.yaml"),
+        loader: Box::new(move || read.lock().expect("not poisoned").clone()),
+        port_stats: Box::new(|| vec![port_status()]),
+        port_macs: vec![Some(Mac([2, 0, 0, 0, 0, 0x10]))],
+        seed: 1,
+    };
+    let manager = Manager::new(
+        options,
+        Instant::now(),
+        UNIX_EPOCH + Duration::from_secs(1000),
+    )
+    .expect("valid");
+    (manager, file)
+}
+
+/// What the one port tells.
+pub fn port_status() -> PortStatus {
+    PortStatus {
+        name: "wan0".to_owned(),
+        device: "memory".to_owned(),
+        mac: "02:00:00:00:00:10".to_owned(),
+        link_up: true,
+        speed_mbps: 10_000,
+        mtu: 1500,
+        rx_packets: 100,
+        rx_bytes: 6000,
+        tx_packets: 90,
+        tx_bytes: 5400,
+        tx_dropped: 1,
+        ..PortStatus::default()
+    }
+}
+
+/// Every worker has seen what is published.
+pub fn all_see(manager: &Manager) {
+    for w in &manager.plane().workers {
+        w.seen_generation
+            .store(manager.generation(), Ordering::Release);
+    }
+}
+
+/// A connection of service slot 0 and server slot 0, from client port `client_port`.
+pub fn conn(client_port: u16) -> ConnRow {
+    ConnRow {
+        proto: 6,
+        state: 1,
+        flags: 0,
+        client: (ip("198.51.100.7"), client_port),
+        virtual_: (ip("192.0.2.80"), 80),
+        dest: (ip("10.0.0.1"), 80),
+        dest_id: Some(DestId(0)),
+        service: ServiceId(0),
+        expires: 89_725,
+        in_pkts: 3,
+    }
+}
+
+/// A thread that polls as a worker does: it sees snapshots, moves its heartbeat and answers commands from `rows`,
+/// those of IPv4 services in [`Af::V4`] tables.
+#[derive(Debug)]
+pub struct FakeWorker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeWorker {
+    /// Starts it.
+    pub fn start(plane: &Arc<Plane>, id: usize, rows: Vec<ConnRow>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (plane, stopped) = (Arc::clone(plane), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let shared = &plane.workers[id];
+            while !stopped.load(Ordering::Acquire) {
+                let generation = plane.snapshot.load().generation;
+                shared.seen_generation.store(generation, Ordering::Release);
+                shared.heartbeat.fetch_add(1, Ordering::Release);
+                while let Some(Command::List(mut page)) = shared.commands.pop() {
+                    let table: Vec<_> = rows
+                        .iter()
+                        .filter(|r| Af::of(r.client.0) == page.af)
+                        .collect();
+                    let room = page.rows.capacity();
+                    let from = page.cursor as usize;
+                    page.rows
+                        .extend(table.iter().skip(from).take(room).map(|r| **r));
+                    page.cursor += u32::try_from(page.rows.len()).expect("a small table");
+                    page.done = page.cursor as usize >= table.len();
+                    shared.pages.push(page).expect("room for answers");
+                }
+                std::thread::yield_now();
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the fake worker does not panic");
+        }
+    }
+}
+
+/// A control socket in a directory of its own, served by a thread.
+#[derive(Debug)]
+pub struct ControlSocket {
+    /// Where it is.
+    pub path: PathBuf,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl ControlSocket {
+    /// Serves `manager`.
+    pub fn serve(manager: &Shared) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("polder/control.sock");
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (manager, at) = (Arc::clone(manager), path.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async move {
+                let server = super::ControlServer::bind(&at).expect("binds");
+                ready.send(()).expect("the test waits");
+                let stop = async {
+                    // An error means that the test is over: stop as well.
+                    let _ = stopped.await;
+                };
+                server.serve(manager, stop).await.expect("serves");
+            });
+        });
+        is_ready.recv().expect("the server starts");
+        Self {
+            path,
+            stop: Some(stop),
+            thread: Some(thread),
+            _dir: dir,
+        }
+    }
+
+    /// Stops the server and waits for it.
+    pub fn stop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server does not panic");
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
