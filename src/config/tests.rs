@@ -1423,10 +1423,10 @@ proptest! {
 
     #[test]
     fn every_problem_of_a_damaged_file_has_a_place_in_it(bytes in mutated()) {
-        let lines = String::from_utf8_lossy(&bytes).lines().count();
+        let lines = 1 + bytes.iter().filter(|b| matches!(b, b'\n' | b'\r')).count();
         if let Err(problems) = load_bytes("t.yaml", &bytes) {
             for problem in problems {
-                prop_assert!((1..=lines + 1).contains(&problem.line), "{}", problem);
+                prop_assert!((1..=lines).contains(&problem.line), "{}", problem);
                 prop_assert!(problem.column >= 1);
             }
         }
