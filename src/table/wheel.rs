@@ -48,7 +48,10 @@ const _: () = assert!(
     LEVELS[2].shift + LEVELS[2].bits == u32::BITS,
     "the wheel spans all ticks"
 );
-const _: () = assert!(SLOTS.is_multiple_of(u64::BITS), "a bitmap word belongs to one level");
+const _: () = assert!(
+    SLOTS.is_multiple_of(u64::BITS),
+    "a bitmap word belongs to one level"
+);
 
 /// A node of a doubly linked ring: an item, or the head of a slot.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -99,8 +102,8 @@ impl Wheel {
     #[inline]
     pub fn arm(&mut self, item: u32, deadline: Tick, now: Tick) -> Tick {
         debug_assert!(item < self.items);
-        if self.armed == 0 {
-            // An empty wheel starts where the clock is, however long it rested.
+        if self.armed == 0 && self.cursor != now.plus(1) {
+            // An empty wheel starts where the clock is, however long it rested; unless that tick is done already.
             self.cursor = now;
         }
         let at = if deadline.reached(self.cursor) {
