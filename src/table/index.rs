@@ -39,7 +39,7 @@ impl Bucket {
         const LOW: u64 = 0x7fff_7fff_7fff_7fff;
         let [a, b]: [u64; 2] = bytemuck::cast(self.tags);
         let equal = |tags: u64| {
-            let differs = tags ^ u64::from(tag) * 0x0001_0001_0001_0001;
+            let differs = tags ^ (u64::from(tag) * 0x0001_0001_0001_0001);
             !(((differs & LOW) + LOW) | differs | LOW)
         };
         Held(equal(a) | equal(b) >> 1)
@@ -63,7 +63,7 @@ impl Iterator for Held {
     fn next(&mut self) -> Option<usize> {
         let bit = self.0.trailing_zeros() as usize;
         self.0 &= self.0.wrapping_sub(1);
-        (bit < 64).then_some(bit / 16 + 4 * usize::from(bit % 2 == 0))
+        (bit < 64).then_some(bit / 16 + 4 * usize::from(bit.is_multiple_of(2)))
     }
 }
 
