@@ -213,9 +213,10 @@ fn stampede(service: &Service, rounds: usize, hold: usize) -> (u32, Vec<u32>) {
                         }
                     }
                     // Bursts of endings, so that servers fall below their low marks all the time.
-                    if held.len() >= hold || random % 61 == 0 {
-                        held.drain(..)
-                            .for_each(|index| service.dests[index].unbind(false));
+                    if held.len() >= hold {
+                        for index in held.drain(..1 + random as usize % hold) {
+                            service.dests[index].unbind(false);
+                        }
                     }
                 }
                 held.drain(..)
@@ -252,7 +253,8 @@ fn four_workers_never_exceed_a_threshold_nor_refuse_while_the_spill_over_has_roo
     // A low mark at the upper threshold makes servers flap with every connection: the most races there can be.
     for lower in [20, 50] {
         let service = Service::new("hprio", &[], author_example(lower));
-        let (refused, most) = stampede(&service, 50_000, 100);
+        // One worker alone can hold more than the first tier takes, so the test needs no luck with time slices.
+        let (refused, most) = stampede(&service, 50_000, 200);
         assert_eq!(refused, 0, "lower {lower}");
         assert!(
             most[..3].iter().all(|&n| n <= 50),

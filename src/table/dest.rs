@@ -544,7 +544,8 @@ mod tests {
         fn one_worker_sees_exactly_the_edge_triggered_rule(
             ops in prop::collection::vec((0..8u8, 0..12u32, 0..12u32), 1..200)
         ) {
-            let (dest, mut naive, mut now) = (DestShared::default(), Naive::default(), limits(4, 0));
+            let (dest, mut naive) = (DestShared::default(), Naive::default());
+            let mut now = limits(4, 0);
             for (op, a, b) in ops {
                 match op {
                     0..=2 => {
