@@ -24,7 +24,7 @@ pub use lower::{
     Control, Dpdk, Limits, LowerError, Lowered, Metrics, lower, server as lower_server,
     service as lower_service, tap_name,
 };
-pub use model::{Config, Detail};
+pub use model::{Config, Detail, Idle};
 pub use problem::{Problem, Severity};
 pub use schema::{schema, schema_text};
 pub use tree::MAX_BYTES;

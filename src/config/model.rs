@@ -52,8 +52,21 @@ pub struct Dpdk {
     pub memory: Size,
     /// Whether the memory is on huge pages; default true. `false` is slower and for hosts without.
     pub hugepages: bool,
+    /// What a worker does that finds no work; default `poll`.
+    pub idle: Idle,
     /// Further EAL arguments, verbatim; default none.
     pub eal: List<String>,
+}
+
+/// What a worker does that finds no work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// It polls on, at the lowest latency; its core is busy all the time.
+    #[default]
+    Poll,
+    /// After 256 polls in vain it sleeps for 50 µs at a time; for hosts where cores are shared.
+    Sleep,
 }
 
 impl Default for Dpdk {
@@ -63,6 +76,7 @@ impl Default for Dpdk {
             management_core: 0,
             memory: Size(1 << 30),
             hugepages: true,
+            idle: Idle::default(),
             eal: List::default(),
         }
     }
