@@ -169,6 +169,12 @@ impl Index {
         panic!("a reference that was stored is not in the index");
     }
 
+    /// How many references are away from home, each counted in every bucket on its way.
+    #[cfg(test)]
+    pub fn displaced(&self) -> u32 {
+        (0..self.count).map(|at| self.buckets.at(at).passed).sum()
+    }
+
     /// Adds `change` (1, or -1 in wrapping arithmetic) to the buckets from `home` up to, not including, `at`.
     #[inline]
     fn count_passed(&mut self, home: u32, at: u32, change: u32) {

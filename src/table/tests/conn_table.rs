@@ -323,6 +323,25 @@ fn nothing_is_evicted_for_a_connection_that_the_index_has_no_room_for() {
 }
 
 #[test]
+fn a_connection_whose_reply_key_finds_no_room_leaves_no_trace() {
+    let reply = masq(1).reply_key().unwrap();
+    let addresses = u64::from(reply.src.0) << 32 | u64::from(reply.dst.0);
+    let mut table = ConnTable::<V4>::new(1_000, HashKey([addresses, 0, 0, 0])).unwrap();
+    for cport in 0..128 {
+        table
+            .insert(&Conn::new(&ends(1, cport), Method::Masq), NOW)
+            .unwrap();
+    }
+    let last = Conn::new(&ends(1, 128), Method::Masq);
+    assert_eq!(table.insert(&last, NOW), Err(InsertError::Full));
+    // The same request in the same entry, without a reply key: when it ends, nothing leads there.
+    let direct = Conn::new(&ends(1, 128), Method::Direct);
+    let index = table.insert(&direct, NOW).unwrap();
+    table.remove(index);
+    assert!(!found(&table, &direct));
+}
+
+#[test]
 fn a_result_of_a_burst_is_rechecked_when_the_table_changed() {
     let mut table = table(4);
     let (old, new) = (masq(1), masq(2));

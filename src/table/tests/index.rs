@@ -21,9 +21,14 @@ fn references_of_one_hash_fill_sixteen_buckets_and_no_more() {
     assert_eq!(index.insert(hash(0, 9), 500), Ok(()));
     index.remove(hash(15, 9), 0);
     assert_eq!(index.insert(hash(15, 9), 128), Ok(()));
+    assert!(index.displaced() > 0);
     for value in 1..=128 {
         index.remove(hash(15, 9), value);
     }
+    assert_eq!(index.displaced(), 12, "the one behind twelve full buckets");
+    index.remove(hash(0, 9), 500);
+    assert_eq!(index.displaced(), 0);
+    index.insert(hash(0, 9), 500).unwrap();
     assert_eq!(index.find(hash(15, 9), |_| true), None);
     assert_eq!(index.find(hash(0, 9), |v| v == 500), Some(500));
 }
@@ -68,6 +73,7 @@ proptest! {
         for (hash, value) in list.drain(..) {
             index.remove(hash, value);
         }
+        prop_assert_eq!(index.displaced(), 0);
         prop_assert!((0..16).all(|home| index.find(hash(home, 2), |_| true).is_none()));
     }
 }

@@ -122,6 +122,15 @@ fn a_far_timer_is_visited_once_per_level() {
 }
 
 #[test]
+fn a_timer_of_almost_a_round_waits_for_the_next_round() {
+    // Armed within the second slot of the second level, due within the same slot a round later.
+    let mut owner = Owner::new(1, Tick(8_192 + 5_000));
+    owner.arm(0, (1 << 23) - 10);
+    assert_eq!(owner.advance(100), (vec![], 0));
+    assert_eq!(owner.advance((1 << 23) - 200), (vec![], 1));
+}
+
+#[test]
 fn timers_of_one_tick_fire_in_the_order_of_arming() {
     let mut owner = Owner::new(100, Tick(9));
     for item in [7, 3, 99, 0, 42] {
@@ -151,10 +160,12 @@ enum Op {
 }
 
 fn ticks() -> impl Strategy<Value = u32> {
+    let round = |level: u32| (1u32 << level) - 9_000..(1u32 << level) + 9_000;
     prop_oneof![
         0u32..4,
         0u32..10_000,
         8_000u32..9_000,
+        round(23),
         0u32..1 << 24,
         0..=31 * DAY
     ]
