@@ -109,7 +109,9 @@ pub(super) struct Task {
     netlink: Netlink,
     neighbours: Neighbours,
     routes: Vec<RouteDef>,
-    /// Not before then are the routes read again.
+    /// Not before then are the neighbours read again, whatever happens.
+    neighbours_rest: Instant,
+    /// The same of the routes.
     routes_rest: Instant,
     /// Times in a row that the routes changed while they were read.
     attempts: u32,
@@ -142,6 +144,7 @@ impl Task {
             netlink,
             neighbours: Neighbours::default(),
             routes: Vec::new(),
+            neighbours_rest: Instant::now(),
             routes_rest: Instant::now(),
             attempts: 0,
             wanted: Vec::new(),
@@ -238,7 +241,7 @@ impl Task {
             rtm::NEWNEIGH | rtm::DELNEIGH => match inner(bytes) {
                 Some(RouteNetlinkMessage::NewNeighbour(m)) => self.on_neighbour(&m, false),
                 Some(RouteNetlinkMessage::DelNeighbour(m)) => self.on_neighbour(&m, true),
-                _ => by(&mut self.due.neighbours, soon),
+                _ => by(&mut self.due.neighbours, soon.max(self.neighbours_rest)),
             },
             rtm::NEWLINK | rtm::DELLINK => match inner(bytes) {
                 Some(RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m)) => {
@@ -294,8 +297,8 @@ impl Task {
         let now = Instant::now();
         if has_come(&mut self.due.links, now) {
             self.read_links().await?;
-            self.due.neighbours = Some(now);
-            self.due.routes = Some(now);
+            self.due.neighbours = Some(now.max(self.neighbours_rest));
+            self.due.routes = Some(now.max(self.routes_rest));
         }
         if has_come(&mut self.due.neighbours, now) {
             self.read_neighbours().await?;
@@ -353,11 +356,10 @@ impl Task {
         let known = |index| ports.iter().any(|p| p.index == Some(index));
         self.neighbours.retain_interfaces(known);
         let end = Instant::now();
+        self.neighbours_rest = end + DUTY * (end - start);
         if self.neighbours.listed(list) {
-            by(
-                &mut self.due.neighbours,
-                end + VERIFY.max(DUTY * (end - start)),
-            );
+            let again = self.neighbours_rest.max(end + VERIFY);
+            by(&mut self.due.neighbours, again);
         }
         by(&mut self.due.view, start);
         self.ask_due().await
