@@ -323,6 +323,27 @@ fn nothing_is_evicted_for_a_connection_that_the_index_has_no_room_for() {
 }
 
 #[test]
+fn a_connection_whose_reply_key_finds_no_room_leaves_no_trace() {
+    let reply = masq(1).reply_key().unwrap();
+    let addresses = u64::from(reply.src.0) << 32 | u64::from(reply.dst.0);
+    let mut table = ConnTable::<V4>::new(1_000, HashKey([addresses, 0, 0, 0])).unwrap();
+    // Virtual addresses far apart, so that only the replies share their hash.
+    let apart = |n: u16| Ends {
+        vaddr: Addr4(u32::from(n).wrapping_mul(0x9e37_79b1)),
+        ..ends(1, 20_000 + n)
+    };
+    let full = (0..200).find(|&n| {
+        let inserted = table.insert(&Conn::new(&apart(n), Method::Masq), NOW);
+        inserted == Err(InsertError::Full)
+    });
+    // The same request in the same entry, without a reply key: when it ends, nothing leads there.
+    let direct = Conn::new(&apart(full.unwrap()), Method::Direct);
+    let index = table.insert(&direct, NOW).unwrap();
+    table.remove(index);
+    assert!(!found(&table, &direct));
+}
+
+#[test]
 fn a_result_of_a_burst_is_rechecked_when_the_table_changed() {
     let mut table = table(4);
     let (old, new) = (masq(1), masq(2));
