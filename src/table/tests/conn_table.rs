@@ -267,7 +267,8 @@ fn the_search_for_a_victim_is_bounded_and_goes_on_where_it_stopped() {
     assert_eq!(done.evicted.unwrap().ends(), masq(999).ends());
 }
 
-/// A key under which all flows from one client to one virtual address have one hash, whatever their ports.
+/// A key under which all flows from one client to one virtual address have one hash, whatever their
+/// ports.
 fn colliding_key() -> HashKey {
     HashKey([u64::from(0x0a00_0001u32) << 32 | u64::from(VIP.0), 0, 0, 0])
 }
