@@ -1,8 +1,9 @@
 //! The record of one connection.
 //!
-//! Owns the fields of specification §2.1 in one cache line (IPv4) or two (IPv6). Knows nothing of the table that
-//! holds it, except that the keys, the forwarding method and the timer fields are the table's once it is stored:
-//! they can be read but not changed. Invariant: while stored, `armed` is at or before the deadline.
+//! Owns the fields of specification §2.1 in one cache line (IPv4) or two (IPv6). Knows nothing of
+//! the table that holds it, except that the keys, the forwarding method and the timer fields are
+//! the table's once it is stored: they can be read but not changed. Invariant: while stored,
+//! `armed` is at or before the deadline.
 
 #![allow(clippy::multiple_bound_locations)] // In what the derive macro of `Pod` makes.
 
@@ -66,9 +67,9 @@ pub struct Ends<F: Family> {
 
 /// A connection.
 ///
-/// Packed, because that is what makes it plain data for any family without a word of `unsafe`; every 32-bit and
-/// shorter field still lies at a multiple of its size. Public fields are copied, not borrowed: `{ conn.state }`
-/// where a reference would be taken.
+/// Packed, because that is what makes it plain data for any family without a word of `unsafe`;
+/// every 32-bit and shorter field still lies at a multiple of its size. Public fields are copied,
+/// not borrowed: `{ conn.state }` where a reference would be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, packed)]
 pub struct Conn<F: Family> {
@@ -96,7 +97,8 @@ pub struct Conn<F: Family> {
     last_seen: Tick,
     /// Tick at which the timer wheel looks at the connection next.
     armed: Tick,
-    /// Packets from the client, as far as anyone counts them: sync needs the number, eviction whether it is above 1.
+    /// Packets from the client, as far as anyone counts them: sync needs the number, eviction
+    /// whether it is above 1.
     pub in_pkts: u32,
     /// The packet mark that the connection was scheduled by, 0 for none.
     pub mark: u32,
@@ -117,8 +119,9 @@ const _: () = assert!(
 pub(super) const LIVE: u16 = 1;
 
 impl<F: Family> Conn<F> {
-    /// A new connection (specification §2.1): state 0, 3 s to live unless a state machine says otherwise, not active,
-    /// and replies are expected to be seen only where they pass the director anyway.
+    /// A new connection (specification §2.1): state 0, 3 s to live unless a state machine says
+    /// otherwise, not active, and replies are expected to be seen only where they pass the director
+    /// anyway.
     #[must_use]
     pub fn new(ends: &Ends<F>, method: Method) -> Self {
         let unseen = if method == Method::Masq {
@@ -149,8 +152,8 @@ impl<F: Family> Conn<F> {
         }
     }
 
-    /// The connection with another timeout in ticks (cut to [`MAX_TIMEOUT`]). Saves the timer wheel work when it is
-    /// known before the connection is stored.
+    /// The connection with another timeout in ticks (cut to [`MAX_TIMEOUT`]). Saves the timer wheel
+    /// work when it is known before the connection is stored.
     #[must_use]
     pub fn with_timeout(mut self, ticks: u32) -> Self {
         self.timeout = ticks.min(MAX_TIMEOUT);
@@ -227,7 +230,8 @@ impl<F: Family> Conn<F> {
         self.flags
     }
 
-    /// Replaces the flags, except for the forwarding method, which decides how the connection is indexed.
+    /// Replaces the flags, except for the forwarding method, which decides how the connection is
+    /// indexed.
     #[inline]
     pub fn set_flags(&mut self, flags: u16) {
         self.flags = flags & !flag::METHOD | self.flags & flag::METHOD;
@@ -305,7 +309,8 @@ impl<F: Family> Conn<F> {
         }
     }
 
-    /// The key of packets from the real server, where replies come with the server's own address (masquerading).
+    /// The key of packets from the real server, where replies come with the server's own address
+    /// (masquerading).
     #[inline]
     #[must_use]
     pub fn reply_key(&self) -> Option<FlowKey<F>> {
@@ -321,8 +326,8 @@ impl<F: Family> Conn<F> {
     /// Whether a packet with `key` travels in `direction` of this connection.
     #[inline]
     pub(super) fn carries(&self, direction: Direction, key: &FlowKey<F>) -> bool {
-        // Both comparisons are made and one is chosen: a branch on the direction would be mispredicted every other
-        // time in a mixed burst.
+        // Both comparisons are made and one is chosen: a branch on the direction would be
+        // mispredicted every other time in a mixed burst.
         let request = ({ self.caddr } == key.src)
             & ({ self.vaddr } == key.dst)
             & (self.cport == key.src_port)
@@ -355,7 +360,8 @@ impl<F: Family> Conn<F> {
         self.armed = at;
     }
 
-    /// Notes a packet. Writes only when the tick changed, so that a busy connection's line stays clean.
+    /// Notes a packet. Writes only when the tick changed, so that a busy connection's line stays
+    /// clean.
     #[inline]
     pub(super) fn touch(&mut self, now: Tick) {
         if { self.last_seen } != now {

@@ -1,16 +1,17 @@
 //! Connection table of one worker and one address family.
 //!
-//! Owns every connection whose flow belongs to the worker. Knows nothing of packets, clocks, real servers' counts or
-//! other workers: callers pass keys and `now`, and are told of every connection that ends. Fixed capacity, all memory
-//! at start; no call allocates.
+//! Owns every connection whose flow belongs to the worker. Knows nothing of packets, clocks, real
+//! servers' counts or other workers: callers pass keys and `now`, and are told of every connection
+//! that ends. Fixed capacity, all memory at start; no call allocates.
 //!
-//! One entry serves both directions: the index holds the key of packets from the client and, for masquerading, the
-//! key of the server's replies. (Replies of the other methods, should they pass, carry the virtual address: they are
-//! found by the reversed key.) A hit costs two cache misses, bucket and entry; [`ConnTable::lookup_burst`] overlaps them over a
-//! burst. A packet of a known connection writes nothing but the entry's coarse tick, and that once per tick.
+//! One entry serves both directions: the index holds the key of packets from the client and, for
+//! masquerading, the key of the server's replies. (Replies of the other methods, should they pass,
+//! carry the virtual address: they are found by the reversed key.) A hit costs two cache misses,
+//! bucket and entry; [`ConnTable::lookup_burst`] overlaps them over a burst. A packet of a known
+//! connection writes nothing but the entry's coarse tick, and that once per tick.
 //!
-//! Invariants: a connection is live iff it is armed in the wheel and all of its keys, and nothing else of it, are in the
-//! index; no key leads to two connections.
+//! Invariants: a connection is live iff it is armed in the wheel and all of its keys, and nothing
+//! else of it, are in the index; no key leads to two connections.
 
 use super::conn::{Conn, ConnIdx, Direction};
 use super::index::Index;
@@ -26,7 +27,8 @@ const BURST: usize = 32;
 const SWEEP: usize = 16;
 /// How many entries are looked at for one to evict.
 const EVICT_SCAN: u32 = 64;
-/// A reference in the index is an entry's number and a direction bit, and the wheel's heads need numbers too.
+/// A reference in the index is an entry's number and a direction bit, and the wheel's heads need
+/// numbers too.
 const MAX_CAPACITY: usize = 1 << 30;
 
 /// Where a key leads.
@@ -45,10 +47,12 @@ pub enum InsertError {
     Full,
     /// This connection from the client is there already.
     Exists(ConnIdx),
-    /// Another connection has one of the keys in another sense: its replies look like this one's packets or replies.
-    /// Two connections of one client port to different virtual addresses that were given the same server do.
+    /// Another connection has one of the keys in another sense: its replies look like this one's
+    /// packets or replies. Two connections of one client port to different virtual addresses that
+    /// were given the same server do.
     Collision(ConnIdx),
-    /// The connection's replies would look like its own requests: the client is its own virtual address and server.
+    /// The connection's replies would look like its own requests: the client is its own virtual
+    /// address and server.
     Loop,
 }
 
@@ -82,7 +86,8 @@ pub struct Swept {
 /// The connections of one worker in one address family.
 #[derive(Debug)]
 pub struct ConnTable<F: Family> {
-    /// One entry more than the capacity, so that a new connection is in its place before an old one is evicted.
+    /// One entry more than the capacity, so that a new connection is in its place before an old one
+    /// is evicted.
     entries: Pages<Conn<F>>,
     index: Index,
     wheel: Wheel,
@@ -97,8 +102,8 @@ pub struct ConnTable<F: Family> {
 }
 
 impl<F: Family> ConnTable<F> {
-    /// A table for `capacity` connections. To be called from the thread that will use it (memory is NUMA-local to
-    /// the caller). Takes 108 bytes per IPv4 connection, 172 per IPv6.
+    /// A table for `capacity` connections. To be called from the thread that will use it (memory is
+    /// NUMA-local to the caller). Takes 108 bytes per IPv4 connection, 172 per IPv6.
     ///
     /// # Errors
     /// When the capacity is 0 or above 2³⁰, or there is no memory.
@@ -155,8 +160,8 @@ impl<F: Family> ConnTable<F> {
         self.find(self.hash(key), key)
     }
 
-    /// Looks up many keys, in stages whose cache misses overlap: hash all and fetch their buckets, match tags and
-    /// fetch entries, compare keys. `out` gets a result for each key.
+    /// Looks up many keys, in stages whose cache misses overlap: hash all and fetch their buckets,
+    /// match tags and fetch entries, compare keys. `out` gets a result for each key.
     ///
     /// A result holds until the table changes; see [`Self::recheck`].
     ///
@@ -194,9 +199,9 @@ impl<F: Family> ConnTable<F> {
         self.changes
     }
 
-    /// What `found`, the result of a lookup of `key` when [`Self::changes`] was `then`, is now. Between the look-up
-    /// of a burst and a packet's turn, earlier packets of the burst may have made its connection, or ended it and given its
-    /// entry to another.
+    /// What `found`, the result of a lookup of `key` when [`Self::changes`] was `then`, is now.
+    /// Between the look-up of a burst and a packet's turn, earlier packets of the burst may have
+    /// made its connection, or ended it and given its entry to another.
     #[inline]
     #[must_use]
     pub fn recheck(&self, key: &FlowKey<F>, found: Option<Hit>, then: u64) -> Option<Hit> {
@@ -230,6 +235,16 @@ impl<F: Family> ConnTable<F> {
         conn
     }
 
+    /// Fetches what storing `conn` will touch and a lookup of its request has not: the bucket of
+    /// its replies. To be called as soon as the real server is chosen, so that the miss passes
+    /// while the packet is rewritten.
+    #[inline]
+    pub fn prefetch_insert(&self, conn: &Conn<F>) {
+        if let Some(key) = conn.reply_key() {
+            self.index.prefetch(self.hash(&key));
+        }
+    }
+
     /// Stores a connection, last seen `now`.
     ///
     /// # Errors
@@ -242,10 +257,11 @@ impl<F: Family> ConnTable<F> {
         self.store(conn, keys, now)
     }
 
-    /// Stores a connection, last seen `now`, in a full table at the cost of one that matters less: half-open TCP and
-    /// SCTP first, then closing ones, then those of other protocols whose client sent one packet only. Never an
-    /// established one, nor one in use. It is looked for among the next 64 entries of a scan that goes round the
-    /// table; a half-open one is taken at once, else the first of the least worth.
+    /// Stores a connection, last seen `now`, in a full table at the cost of one that matters less:
+    /// half-open TCP and SCTP first, then closing ones, then those of other protocols whose client
+    /// sent one packet only. Never an established one, nor one in use. It is looked for among the
+    /// next 64 entries of a scan that goes round the table; a half-open one is taken at once, else
+    /// the first of the least worth.
     ///
     /// # Errors
     /// When it can't be stored; nothing is evicted then.
@@ -290,8 +306,8 @@ impl<F: Family> ConnTable<F> {
         self.get_mut(index).touch(now);
     }
 
-    /// Gives a connection `ticks` (cut to 31 days) from `now` on, and again from each packet on. The timer wheel is
-    /// only told when that ends before it would look at the connection anyway.
+    /// Gives a connection `ticks` (cut to 31 days) from `now` on, and again from each packet on.
+    /// The timer wheel is only told when that ends before it would look at the connection anyway.
     ///
     /// # Panics
     /// When there is none at `index`.
@@ -306,10 +322,11 @@ impl<F: Family> ConnTable<F> {
         }
     }
 
-    /// Asks `decide` about connections whose time is up at `now`, in the order of their deadlines as far as the wheel
-    /// resolves them, and removes those it says to. Looks at no more than `budget` timers; what is left is done by the
-    /// next call. Called every tick with enough budget, it fires in the deadline's tick, or, for a time that was
-    /// up when it was set, in the next.
+    /// Asks `decide` about connections whose time is up at `now`, in the order of their deadlines
+    /// as far as the wheel resolves them, and removes those it says to. Looks at no more than
+    /// `budget` timers; what is left is done by the next call. Called every tick with enough
+    /// budget, it fires in the deadline's tick, or, for a time that was up when it was set, in the
+    /// next.
     pub fn expire(
         &mut self,
         now: Tick,
@@ -330,8 +347,9 @@ impl<F: Family> ConnTable<F> {
         swept
     }
 
-    /// Shows the connections of at most `max` entries from `cursor` on (0 at first) and returns where to go on, `None`
-    /// at the end. A connection that lives throughout a listing is shown exactly once, whatever comes and goes.
+    /// Shows the connections of at most `max` entries from `cursor` on (0 at first) and returns
+    /// where to go on, `None` at the end. A connection that lives throughout a listing is shown
+    /// exactly once, whatever comes and goes.
     pub fn dump(
         &self,
         cursor: u32,
@@ -364,7 +382,8 @@ impl<F: Family> ConnTable<F> {
             .map(hit)
     }
 
-    /// Fetches an entry. An IPv6 entry's second line comes along: its key ends in the first, its timer is in the second.
+    /// Fetches an entry. An IPv6 entry's second line comes along: its key ends in the first, its
+    /// timer is in the second.
     #[inline]
     fn prefetch_entry(&self, entry: u32) {
         let conn = self.entries.at(entry);
@@ -386,7 +405,8 @@ impl<F: Family> ConnTable<F> {
     /// The hashes of a connection's keys, provided that none of them leads anywhere yet.
     fn check(&self, conn: &Conn<F>) -> Result<(u64, Option<u64>), InsertError> {
         let (request, reply) = self.keys(conn);
-        // The bucket of the replies' key is the one miss that the packet's own lookup has not paid for.
+        // The bucket of the replies' key is the one miss that the packet's own lookup has not paid
+        // for.
         reply.inspect(|&hash| self.index.prefetch(hash));
         if let Some(hit) = self.find(request, &conn.request_key()) {
             return Err(match hit.direction {

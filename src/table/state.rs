@@ -1,14 +1,16 @@
 //! Protocol state machines: what a packet makes of a connection's state.
 //!
-//! Owns the transition tables of TCP (normal and secure), SCTP and UDP, the states' names, codes and default timeouts, and the rule that
-//! tells active connections from inactive ones. Pure: knows no table, no clock, no packet beyond its flags or chunk
-//! types. Invariant: the functions are total; a state code that does not exist counts as state 0.
+//! Owns the transition tables of TCP (normal and secure), SCTP and UDP, the states' names, codes
+//! and default timeouts, and the rule that tells active connections from inactive ones. Pure: knows
+//! no table, no clock, no packet beyond its flags or chunk types. Invariant: the functions are
+//! total; a state code that does not exist counts as state 0.
 
 use super::conn::{Direction, flag};
 use crate::net::Tick;
 use crate::net::packet::{proto, tcp_flags};
 
-/// States of a TCP connection (specification §7.1). The numbers are IPVS's and appear on the sync wire.
+/// States of a TCP connection (specification §7.1). The numbers are IPVS's and appear on the sync
+/// wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
 #[allow(missing_docs)] // The protocol's own names.
@@ -91,7 +93,8 @@ impl TcpState {
     }
 }
 
-/// States of an SCTP association (specification §7.4). The numbers are IPVS's and appear on the sync wire.
+/// States of an SCTP association (specification §7.4). The numbers are IPVS's and appear on the
+/// sync wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(u8)]
 #[allow(missing_docs)] // The protocol's own names.
@@ -193,8 +196,9 @@ pub enum Row {
 }
 
 impl Row {
-    /// The rows for a packet of a connection with these flags. A packet from the server always uses [`Row::Out`]: it
-    /// proves that replies are seen, and the connection loses [`flag::NOOUTPUT`] by it (specification §7.1).
+    /// The rows for a packet of a connection with these flags. A packet from the server always uses
+    /// [`Row::Out`]: it proves that replies are seen, and the connection loses [`flag::NOOUTPUT`]
+    /// by it (specification §7.1).
     #[inline]
     #[must_use]
     pub fn of(direction: Direction, flags: u16) -> Self {
@@ -212,8 +216,8 @@ pub enum TcpTable {
     /// Specification §7.1.
     #[default]
     Normal,
-    /// Specification §7.2, the defence against SYN floods: established only once a server sent data or an ACK after
-    /// its SYN-ACK.
+    /// Specification §7.2, the defence against SYN floods: established only once a server sent data
+    /// or an ACK after its SYN-ACK.
     Secure,
 }
 
@@ -231,8 +235,8 @@ pub enum TcpEvent {
 }
 
 impl TcpEvent {
-    /// The event of a segment with these flags: RST, else SYN, else FIN, else ACK (specification §7.1). `None` where
-    /// none of them is set, which closes the connection.
+    /// The event of a segment with these flags: RST, else SYN, else FIN, else ACK (specification
+    /// §7.1). `None` where none of them is set, which closes the connection.
     #[inline]
     #[must_use]
     pub fn of(flags: u8) -> Option<Self> {
@@ -281,8 +285,8 @@ pub enum SctpEvent {
 }
 
 impl SctpEvent {
-    /// The event of a packet by the types (RFC 9260 §3.2) of its first chunk and, where there is one, its second:
-    /// an ABORT bundled behind a COOKIE-ECHO or COOKIE-ACK prevails.
+    /// The event of a packet by the types (RFC 9260 §3.2) of its first chunk and, where there is
+    /// one, its second: an ABORT bundled behind a COOKIE-ECHO or COOKIE-ACK prevails.
     #[must_use]
     pub fn of(first: u8, second: Option<u8>) -> Self {
         const ABORT: u8 = 6;
@@ -320,8 +324,8 @@ pub struct Step {
     pub active: i8,
 }
 
-/// What a TCP segment does to a connection in `state` with `flags`; `bound` says whether it has a real server.
-/// Specification §7.1 and §7.5.
+/// What a TCP segment does to a connection in `state` with `flags`; `bound` says whether it has a
+/// real server. Specification §7.1 and §7.5.
 #[inline]
 #[must_use]
 pub fn tcp_step(
@@ -349,8 +353,8 @@ pub fn tcp_step(
     )
 }
 
-/// What an SCTP packet does to a connection in `state` with `flags`; `bound` says whether it has a real server.
-/// Specification §7.4 and §7.5.
+/// What an SCTP packet does to a connection in `state` with `flags`; `bound` says whether it has a
+/// real server. Specification §7.4 and §7.5.
 #[must_use]
 pub fn sctp_step(
     direction: Direction,
@@ -379,7 +383,8 @@ fn step(direction: Direction, from: u8, to: u8, to_active: bool, flags: u16, bou
         0
     };
     let flags = flags & !seen;
-    // Only a change of state is looked at, so that a flag set by other means (sync) stays as it is until then.
+    // Only a change of state is looked at, so that a flag set by other means (sync) stays as it is
+    // until then.
     if from == to || !bound {
         return Step {
             state: to,
@@ -395,8 +400,8 @@ fn step(direction: Direction, from: u8, to: u8, to_active: bool, flags: u16, bou
     }
 }
 
-/// The flags of a connection that enters a state of this class, and the change of its real server's active
-/// connections (specification §7.5).
+/// The flags of a connection that enters a state of this class, and the change of its real server's
+/// active connections (specification §7.5).
 #[inline]
 #[must_use]
 pub fn account(flags: u16, active: bool) -> (u16, i8) {
@@ -407,8 +412,8 @@ pub fn account(flags: u16, active: bool) -> (u16, i8) {
     }
 }
 
-/// Whether a packet that opens a connection (a SYN, an INIT) on an entry in this state asks for a new one, under
-/// `conn_reuse_mode` = `mode` (specification §2.4).
+/// Whether a packet that opens a connection (a SYN, an INIT) on an entry in this state asks for a
+/// new one, under `conn_reuse_mode` = `mode` (specification §2.4).
 #[must_use]
 pub fn new_connection_expected(protocol: u8, state: u8, flags: u16, mode: u32) -> bool {
     if mode == 0 {
@@ -425,7 +430,8 @@ pub fn new_connection_expected(protocol: u8, state: u8, flags: u16, mode: u32) -
     }
 }
 
-/// The name of a connection's state in listings; a protocol without states is its own (specification §7.3).
+/// The name of a connection's state in listings; a protocol without states is its own
+/// (specification §7.3).
 #[must_use]
 pub fn state_name(protocol: u8, state: u8) -> &'static str {
     match protocol {
@@ -472,7 +478,8 @@ impl Worth {
                 state if state > SctpState::Established => Self::Closing,
                 _ => Self::HalfOpen,
             },
-            // A connection that the master told of has passed its sync threshold, whatever was counted here.
+            // A connection that the master told of has passed its sync threshold, whatever was
+            // counted here.
             _ if in_pkts <= 1 && flags & flag::SYNC == 0 => Self::OnePacket,
             _ => Self::InUse,
         }

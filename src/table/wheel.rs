@@ -1,15 +1,17 @@
 //! Timer wheel: which items to look at, and when.
 //!
-//! Owns the links of the items and nothing else of them; knows no deadlines. An item is armed for a deadline and
-//! comes out of [`Wheel::pop`] at that tick *or before*: the owner then knows whether the item is due or was used in
-//! between, and arms it again. So a packet never touches the wheel, and a far deadline needs no exact place.
+//! Owns the links of the items and nothing else of them; knows no deadlines. An item is armed for a
+//! deadline and comes out of [`Wheel::pop`] at that tick *or before*: the owner then knows whether
+//! the item is due or was used in between, and arms it again. So a packet never touches the wheel,
+//! and a far deadline needs no exact place.
 //!
-//! Three levels of slots, 10 ms, 81.92 s and 23.3 h wide, 2³² ticks in all, so that the clock's wrap is no event. The first
-//! level spans every TCP and UDP timeout of a connection that is not in use, so most timers are never moved between
-//! levels. Bitmaps of the slots in use make a jump over empty time cost a scan of 152 words, however long it is.
+//! Three levels of slots, 10 ms, 81.92 s and 23.3 h wide, 2³² ticks in all, so that the clock's
+//! wrap is no event. The first level spans the 60 s and less of half-open and closed connections,
+//! whose timers are thus never moved. Bitmaps of the slots in use make a jump over empty time cost
+//! a scan of 152 words, however long it is.
 //!
-//! Invariants: a slot's bit is set iff its list is not empty; an item is in at most one list; no armed item's visit
-//! lies before the cursor.
+//! Invariants: a slot's bit is set iff its list is not empty; an item is in at most one list; no
+//! armed item's visit lies before the cursor.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -64,8 +66,9 @@ struct Link {
 /// A hierarchical timer wheel over items numbered `0..items`.
 #[derive(Debug)]
 pub struct Wheel {
-    /// The items' links, then one head per slot: so that the ends of a list are no special case. Apart from the
-    /// items themselves, because walking eight links to a line is what makes expiry cheap.
+    /// The items' links, then one head per slot: so that the ends of a list are no special case.
+    /// Apart from the items themselves, because walking eight links to a line is what makes expiry
+    /// cheap.
     links: Pages<Link>,
     items: u32,
     in_use: Box<[u64]>,
@@ -97,13 +100,14 @@ impl Wheel {
         })
     }
 
-    /// Arms `item`, which must not be armed, and returns the tick at which it will come out: at `deadline` or before,
-    /// or, where that has passed, at the next tick that is looked at.
+    /// Arms `item`, which must not be armed, and returns the tick at which it will come out: at
+    /// `deadline` or before, or, where that has passed, at the next tick that is looked at.
     #[inline]
     pub fn arm(&mut self, item: u32, deadline: Tick, now: Tick) -> Tick {
         debug_assert!(item < self.items);
         if self.armed == 0 && self.cursor != now.plus(1) {
-            // An empty wheel starts where the clock is, however long it rested; unless that tick is done already.
+            // An empty wheel starts where the clock is, however long it rested; unless that tick is
+            // done already.
             self.cursor = now;
         }
         let at = if deadline.reached(self.cursor) {
@@ -111,11 +115,14 @@ impl Wheel {
         } else {
             self.cursor
         };
-        let level = match at.since(self.cursor) {
-            0..0x2000 => &LEVELS[0],
-            0x2000..0x80_0000 => &LEVELS[1],
-            _ => &LEVELS[2],
-        };
+        let ahead = at.since(self.cursor);
+        // Up to a whole round of the level below: what lies in a slot that has begun is due in the
+        // next round.
+        let level = LEVELS
+            .iter()
+            .rev()
+            .find(|level| ahead >> level.shift != 0)
+            .unwrap_or(&LEVELS[0]);
         self.push(level.slot(at), item);
         self.armed += 1;
         Tick(at.0 >> level.shift << level.shift)
@@ -136,9 +143,11 @@ impl Wheel {
         self.armed -= 1;
     }
 
-    /// Takes out the next item whose visit is at `now` or before, in the order of visits and, within one, of arming.
+    /// Takes out the next item whose visit is at `now` or before, in the order of visits and,
+    /// within one, of arming.
     ///
-    /// The owner must end its work on an item by arming it for a deadline after `now`, or by forgetting it.
+    /// The owner must end its work on an item by arming it for a deadline after `now`, or by
+    /// forgetting it.
     #[inline]
     pub fn pop(&mut self, now: Tick) -> Option<u32> {
         while now.reached(self.cursor) {
@@ -184,7 +193,8 @@ impl Wheel {
     }
 
     fn next_visit_of(&self, level: &Level) -> Option<Tick> {
-        // A slot that has begun was visited when it began; what is in it now belongs to the next round.
+        // A slot that has begun was visited when it began; what is in it now belongs to the next
+        // round.
         let begun = u32::from(!level.starts_at(self.cursor));
         let start = (self.cursor.0 >> level.shift).wrapping_add(begun);
         let slots = 1 << level.bits;

@@ -267,7 +267,8 @@ fn the_search_for_a_victim_is_bounded_and_goes_on_where_it_stopped() {
     assert_eq!(done.evicted.unwrap().ends(), masq(999).ends());
 }
 
-/// A key under which all flows from one client to one virtual address have one hash, whatever their ports.
+/// A key under which all flows from one client to one virtual address have one hash, whatever their
+/// ports.
 fn colliding_key() -> HashKey {
     HashKey([u64::from(0x0a00_0001u32) << 32 | u64::from(VIP.0), 0, 0, 0])
 }
@@ -339,6 +340,17 @@ fn a_connection_whose_reply_key_finds_no_room_leaves_no_trace() {
     assert!((100..=128).contains(&cport), "{cport}");
     // The same request in the same entry, without a reply key: when it ends, nothing leads there.
     let direct = Conn::new(&ends(1, cport), Method::Direct);
+    // Virtual addresses far apart, so that only the replies share their hash.
+    let apart = |n: u16| Ends {
+        vaddr: Addr4(u32::from(n).wrapping_mul(0x9e37_79b1)),
+        ..ends(1, 20_000 + n)
+    };
+    let full = (0..200).find(|&n| {
+        let inserted = table.insert(&Conn::new(&apart(n), Method::Masq), NOW);
+        inserted == Err(InsertError::Full)
+    });
+    // The same request in the same entry, without a reply key: when it ends, nothing leads there.
+    let direct = Conn::new(&apart(full.unwrap()), Method::Direct);
     let index = table.insert(&direct, NOW).unwrap();
     table.remove(index);
     assert!(!found(&table, &direct));

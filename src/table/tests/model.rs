@@ -11,7 +11,8 @@ use crate::table::conn::MAX_TIMEOUT;
 use crate::table::state::Worth;
 use crate::table::{Conn, ConnIdx, ConnTable, Direction, Ends, Expiry, Hit, InsertError, Method};
 
-/// Addresses and ports of all roles come from one small set, so that keys collide in every way there is.
+/// Addresses and ports of all roles come from one small set, so that keys collide in every way
+/// there is.
 const ADDRESSES: u8 = 3;
 const PORTS: u16 = 2;
 const PROTOCOLS: [u8; 2] = [proto::TCP, proto::UDP];
@@ -272,7 +273,8 @@ impl<F: Family> Pair<F> {
                 budget,
                 rearm,
             } => {
-                // What is longer overdue than half of the clock's range can't be told from the future.
+                // What is longer overdue than half of the clock's range can't be told from the
+                // future.
                 let budget = if ticks > 1 << 24 { usize::MAX } else { budget };
                 self.expire(ticks, budget, rearm);
             }

@@ -1,4 +1,5 @@
-//! State machines against a second copy of the specification's tables, turned by 90 degrees: a line per state.
+//! State machines against a second copy of the specification's tables, turned by 90 degrees: a line
+//! per state.
 
 use crate::net::packet::proto;
 use crate::net::packet::tcp_flags::{ACK, FIN, PSH, RST, SYN};
