@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::api;
 use super::manager::{Manager, Shared};
-use super::metrics::{Detail, MetricsServer, documentation, render};
+use super::metrics::{MetricsServer, documentation, render};
 use super::status::Status;
 use super::testkit::*;
+use crate::config::Detail;
 use crate::net::DropReason;
 use crate::table::{DestId, ServiceId};
 use crate::worker::Plane;
@@ -108,6 +109,16 @@ fn promtool_finds_nothing_to_say() {
 #[test]
 fn the_documentation_is_current() {
     golden("docs/metrics.md", &documentation());
+}
+
+#[test]
+fn every_drop_reason_has_a_series() {
+    let (_, _, status) = example();
+    let page = render(&status, Detail::Service);
+    for r in DropReason::ALL {
+        let series = format!("\npolder_drops_total{{reason=\"{}\"}} ", r.name());
+        assert!(page.contains(&series), "{series}");
+    }
 }
 
 #[test]

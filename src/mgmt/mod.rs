@@ -6,6 +6,7 @@ pub mod api;
 mod bounded;
 mod conns;
 pub mod control;
+mod file;
 pub mod kernel;
 pub mod manager;
 pub mod metrics;
@@ -17,10 +18,12 @@ mod totals;
 mod watch;
 
 pub use control::ControlServer;
+pub use file::loader;
 pub use manager::{
     Loaded, Loader, Manager, Options, PortStatsSource, ServerEdit, Shared, empty_snapshot,
+    housekeeping, lock,
 };
-pub use metrics::{Detail, MetricsServer};
+pub use metrics::MetricsServer;
 pub use reload::Fixed;
 pub use status::Status;
 
