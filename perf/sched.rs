@@ -103,6 +103,10 @@ fn selection(random: u64, session: &[u8; 8]) -> Selection<'_> {
 fn decision(label: &str, name: &str, flags: &[&str], lists: &[Vec<Arc<Dest>>]) {
     print!("{label:<22}");
     for dests in lists {
+        if sched::check(name, &[], dests.len()).is_err() {
+            print!(" {:>9} {:<7}", "-", "");
+            continue;
+        }
         let scheduler = build(name, flags, dests);
         let (ns, spread) = median(|| {
             ns_per_call(|random| {

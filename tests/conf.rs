@@ -188,11 +188,19 @@ fn walk(path: &str, schema: &Value, root: &Value, tables: &mut Vec<Table>) {
             Value::String(text) => format!("`{text}`"),
             other => format!("`{other}`"),
         };
+        let mut description = text(property, "description");
+        for (word, means) in definition(property, root)
+            .filter(|d| d["oneOf"].is_array())
+            .into_iter()
+            .flat_map(choices)
+        {
+            let _ = write!(description, " `{word}`: {means}");
+        }
         keys.push(Key {
             name: name.clone(),
             kind,
             default,
-            description: text(property, "description"),
+            description,
         });
         if let Some(target) = target {
             let list = if property["type"] == "array" {
@@ -219,22 +227,38 @@ fn walk(path: &str, schema: &Value, root: &Value, tables: &mut Vec<Table>) {
     }
 }
 
-/// What a key takes, and the map behind it if it is one or a list of them.
-fn kind<'v>(property: &'v Value, root: &'v Value) -> (String, Option<&'v Value>) {
+/// The words of a choice and what each means.
+fn choices(target: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let choices = target["oneOf"]
+        .as_array()
+        .expect("what is no map is a choice")
+        .iter();
+    choices.map(|c| {
+        let text = |key: &str| {
+            c[key]
+                .as_str()
+                .expect("a choice has a word and a description")
+        };
+        (text("const"), text("description"))
+    })
+}
+
+/// The definition that a key refers to.
+fn definition<'v>(property: &Value, root: &'v Value) -> Option<&'v Value> {
     let reference = property["$ref"]
         .as_str()
         .or_else(|| property["allOf"][0]["$ref"].as_str());
-    if let Some(name) = reference.and_then(|r| r.strip_prefix("#/definitions/")) {
-        let target = &root["definitions"][name];
+    let name = reference.and_then(|r| r.strip_prefix("#/definitions/"))?;
+    Some(&root["definitions"][name])
+}
+
+/// What a key takes, and the map behind it if it is one or a list of them.
+fn kind<'v>(property: &'v Value, root: &'v Value) -> (String, Option<&'v Value>) {
+    if let Some(target) = definition(property, root) {
         if target["properties"].is_object() {
             return ("map".to_owned(), Some(target));
         }
-        let choices = target["oneOf"]
-            .as_array()
-            .expect("what is no map is a choice");
-        let words = choices
-            .iter()
-            .map(|c| format!("`{}`", c["const"].as_str().unwrap_or_default()));
+        let words = choices(target).map(|(word, _)| format!("`{word}`"));
         return (words.collect::<Vec<_>>().join(" "), None);
     }
     if property["type"] == "array" {

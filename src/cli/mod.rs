@@ -6,6 +6,7 @@ pub mod args;
 pub mod client;
 pub mod reload;
 pub mod replay;
+pub mod run;
 pub mod set;
 pub mod show;
 pub mod table;
@@ -47,7 +48,8 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Reload(args) => finish(reload::run(&args, &mut out)),
         Command::Replay(args) => finish(replay::run(&args, &mut out)),
         Command::Check(args) => check(&args, &mut out),
-        Command::Run(_) | Command::Demo(_) => finish(Err(Failure::Failed(
+        Command::Run(args) => run::run(&args),
+        Command::Demo(_) => finish(Err(Failure::Failed(
             "this build has no such command".to_owned(),
         ))),
     }

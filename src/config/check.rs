@@ -1,14 +1,15 @@
 //! `polder check`: a file's problems as text for people and as JSON for programs.
 //!
-//! Owns the two forms and the exit codes of the operator's contract §1. Adds to [`super::load`] only what depends on
-//! this machine, as warnings: `run` refuses those by itself.
+//! Owns the two forms and the exit codes of the operator's contract §1. Tells the loader which
+//! CPUs this machine has, so that it warns of others; `run` refuses those by itself.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::load::{Loaded, load};
+use super::load::{Loaded, load_for};
 use super::model::Config;
 use super::problem::{Problem, Severity};
 
@@ -48,17 +49,11 @@ struct Outcome<'a> {
 /// # Errors
 /// Those of `out`.
 pub fn run_check(path: &Path, format: Format, out: &mut impl Write) -> io::Result<u8> {
-    let cpus = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
     let file = path.display().to_string();
-    let (config, problems) = match load(path) {
+    let (config, problems) = match load_for(path, online_cpus().as_ref()) {
         Ok(Loaded {
-            config,
-            mut warnings,
-            ..
-        }) => {
-            warnings.extend(machine_warnings(&file, &config, cpus));
-            (Some(config), warnings)
-        }
+            config, warnings, ..
+        }) => (Some(config), warnings),
         Err(problems) => (None, problems),
     };
     write_outcome(&file, config.as_ref(), &problems, format, out)?;
@@ -88,32 +83,19 @@ pub fn to_json(config: &Config) -> serde_json::Value {
     serde_json::to_value(config).expect("the model has only maps with text keys, lists and scalars")
 }
 
-/// What is unlikely to work on a machine with `cpus` CPUs.
-pub(super) fn machine_warnings(file: &str, config: &Config, cpus: usize) -> Vec<Problem> {
-    let workers = config.dpdk.cores.iter().map(|core| **core);
-    let workers = workers
-        .enumerate()
-        .map(|(i, core)| (format!("dpdk.cores[{i}]"), core));
-    let management = (
-        "dpdk.management_core".to_owned(),
-        config.dpdk.management_core,
-    );
-    let beyond = workers
-        .chain([management])
-        .filter(|(_, core)| usize::from(*core) >= cpus);
-    let warning = |(path, core)| Problem {
-        severity: Severity::Warning,
-        file: file.to_owned(),
-        line: 0,
-        column: 0,
-        path,
-        message: format!(
-            "this machine has {cpus} CPUs and so no core {core}; `polder run` will refuse it here"
-        ),
-        suggestion: None,
-        snippet: String::new(),
-    };
-    beyond.map(warning).collect()
+/// The CPUs that Linux says are online; `None` where it does not say.
+fn online_cpus() -> Option<BTreeSet<u16>> {
+    parse_cpus(&std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?)
+}
+
+/// Reads a list such as `0-3,8-11`.
+pub(super) fn parse_cpus(list: &str) -> Option<BTreeSet<u16>> {
+    let mut cpus = BTreeSet::new();
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<u16>().ok()?..=last.parse().ok()?);
+    }
+    Some(cpus)
 }
 
 fn write_outcome(

@@ -2,6 +2,7 @@
 //!
 //! Daemon, `check`, `reload` and `replay` all come through here, so that what one accepts all accept.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -29,9 +30,14 @@ pub struct Loaded {
 /// All problems of the file, warnings included, in the order of its lines, if one of them is an error. A file that
 /// can't be read is a problem at line 0.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    load_for(path, None)
+}
+
+/// Loads the file at `path` and also warns of cores that are not among `cpus`, where they are known.
+pub(super) fn load_for(path: &Path, cpus: Option<&BTreeSet<u16>>) -> Result<Loaded, Vec<Problem>> {
     let name = path.display().to_string();
     match read(path) {
-        Ok(bytes) => load_bytes(&name, &bytes),
+        Ok(bytes) => load_bytes_for(&name, &bytes, cpus),
         Err(error) => Err(vec![whole_file(
             &name,
             &format!("the file can't be read: {error}"),
@@ -52,6 +58,14 @@ pub fn load_str(name: &str, text: &str) -> Result<Loaded, Vec<Problem>> {
 /// # Errors
 /// As [`load`].
 pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<Loaded, Vec<Problem>> {
+    load_bytes_for(name, bytes, None)
+}
+
+pub(super) fn load_bytes_for(
+    name: &str,
+    bytes: &[u8],
+    cpus: Option<&BTreeSet<u16>>,
+) -> Result<Loaded, Vec<Problem>> {
     if bytes.len() > MAX_BYTES {
         let message = format!(
             "the file is larger than {} MB, the most that is read",
@@ -66,7 +80,7 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<Loaded, Vec<Problem>> {
         Err(error) => return Err(not_utf8(name, bytes, error.valid_up_to())),
     };
     let mut report = Report::new(name, text);
-    let config = config(text, &mut report);
+    let config = config(text, cpus, &mut report);
     let failed = report.errors() > 0;
     match config {
         Some(config) if !failed => {
@@ -91,11 +105,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Decodes and checks `text` as far as it goes.
-fn config(text: &str, report: &mut Report<'_>) -> Option<Config> {
+fn config(text: &str, cpus: Option<&BTreeSet<u16>>, report: &mut Report<'_>) -> Option<Config> {
     let tree = tree::parse(text, report)?;
     let (mut config, doubts) = decode::decode(&tree, report)?;
     fill(&mut config);
     rules::check(&config, &tree, &doubts, report);
+    if let Some(cpus) = cpus {
+        rules::check_cores(&config, &tree, &doubts, cpus, report);
+    }
     Some(config)
 }
 

@@ -1,6 +1,6 @@
 //! Lists whose items remember where in the file they stand.
 //!
-//! Owns the agreement with [`super::decode`]: under [`LOCATED`] an item is asked for as its node's index and its value,
+//! Owns the agreement with the decoder: under `LOCATED` an item is asked for as its node's index and its value,
 //! and one that fails is left out (the decoder has reported it). From any other deserializer (JSON of the control
 //! socket) a list is a plain list, and a bad item fails it.
 

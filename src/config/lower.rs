@@ -6,8 +6,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::model::{Config, Detail, Forwarding, Port, Protocol, Server, Service, State, Timeouts};
+use super::model::{
+    Config, Detail, Forwarding, Idle, Port, Protocol, Server, Service, State, Timeouts,
+};
 use super::values::{Cidr, Size};
 use crate::forward::defs::{self, Prefix, ServiceKind};
 use crate::forward::{DestDef, NeighbourDef, PortDef, PortId, RouteDef, ServiceDef, Setup};
@@ -39,6 +42,8 @@ pub struct Dpdk {
     pub memory_mb: u32,
     /// Whether the memory is on huge pages.
     pub hugepages: bool,
+    /// How long a worker that finds no work sleeps; zero for never.
+    pub idle_sleep: Duration,
     /// Further EAL arguments.
     pub eal: Vec<String>,
 }
@@ -102,6 +107,10 @@ pub fn lower(config: &Config) -> Result<Lowered, LowerError> {
             management_core: config.dpdk.management_core,
             memory_mb: u32::try_from(config.dpdk.memory.0 >> 20).unwrap_or(u32::MAX),
             hugepages: config.dpdk.hugepages,
+            idle_sleep: match config.dpdk.idle {
+                Idle::Poll => Duration::ZERO,
+                Idle::Sleep => Duration::from_micros(50),
+            },
             eal: config
                 .dpdk
                 .eal

@@ -1,7 +1,7 @@
 //! The YAML configuration: what it can say, what is wrong with it, and what the running system makes of it.
 //!
-//! One way in, [`load()`]: text → tree with positions ([`tree`]) → model ([`decode`]) → checks ([`rules`]) → the data
-//! path's types ([`lower`](lower())). Every problem of a file is found in one go and has its line, column and path.
+//! One way in, `load`: text → tree with positions (`tree`) → model (`decode`) → checks (`rules`) → the data path's
+//! types (`lower`). Every problem of a file is found in one go and has its line, column and path.
 //! Knows nothing of sockets, devices or packets, and is the only module that knows YAML.
 
 pub mod check;
@@ -24,7 +24,7 @@ pub use lower::{
     Control, Dpdk, Limits, LowerError, Lowered, Metrics, lower, server as lower_server,
     service as lower_service, tap_name,
 };
-pub use model::{Config, Detail};
+pub use model::{Config, Detail, Idle};
 pub use problem::{Problem, Severity};
 pub use schema::{schema, schema_text};
 pub use tree::MAX_BYTES;

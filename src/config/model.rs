@@ -3,7 +3,7 @@
 //! The derives on these types are the one list of keys, defaults, ranges and descriptions: decoder, JSON Schema and
 //! docs/config.md follow them. The first line of a field's comment is its description there and gives unit, default
 //! and range. Not the running system's types: [`super::lower`] makes those. To add a key, add the field, take the key
-//! out of [`LATER`] if it is there, and check in `rules.rs` what its type can't.
+//! out of `LATER` if it is there, and check in `rules.rs` what its type can't.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dpdk {
-    /// CPU numbers of the poll-mode workers, one worker each; default [1], 1 to 64 of them, 0 to 1023 each.
+    /// CPU numbers of the poll-mode workers, one worker each; default `[1]`, 1 to 64 of them, 0 to 1023 each.
     #[schemars(length(min = 1, max = 64), inner(range(min = 0, max = 1023)))]
     pub cores: List<u16>,
     /// CPU number of the management core; default 0, 0 to 1023.
@@ -52,8 +52,21 @@ pub struct Dpdk {
     pub memory: Size,
     /// Whether the memory is on huge pages; default true. `false` is slower and for hosts without.
     pub hugepages: bool,
+    /// What a worker does that finds no work; default `poll`.
+    pub idle: Idle,
     /// Further EAL arguments, verbatim; default none.
     pub eal: List<String>,
+}
+
+/// What a worker does that finds no work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// It polls on, at the lowest latency; its core is busy all the time.
+    #[default]
+    Poll,
+    /// After 256 polls in vain it sleeps for 50 µs at a time; for hosts where cores are shared.
+    Sleep,
 }
 
 impl Default for Dpdk {
@@ -63,6 +76,7 @@ impl Default for Dpdk {
             management_core: 0,
             memory: Size(1 << 30),
             hugepages: true,
+            idle: Idle::default(),
             eal: List::default(),
         }
     }
@@ -246,7 +260,7 @@ pub enum Forwarding {
     /// Address and port are rewritten (NAT); replies come back through the director.
     #[default]
     Masq,
-    /// Only the MAC address is; the server is on a port's link and has the VIP on a loopback interface.
+    /// Only the MAC address is rewritten; the server is on a port's link and has the VIP on a loopback interface.
     Direct,
     /// The packet travels in an IP packet to the server, which has the VIP.
     Tunnel,
@@ -331,7 +345,7 @@ impl Default for Timeouts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// Address and port it listens on, IPv6 as [::1]:9108; default 127.0.0.1:9108.
+    /// Address and port it listens on, IPv6 as `[::1]:9108`; default 127.0.0.1:9108.
     pub listen: Endpoint,
     /// What the series are split by; default service.
     pub detail: Detail,

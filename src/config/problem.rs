@@ -113,6 +113,7 @@ impl<'t> Report<'t> {
         if self.is_full() {
             return;
         }
+        let place = self.within(place);
         let (message, suggestion) = match message.rsplit_once("; did you mean `") {
             Some((message, rest)) => (message, Some(rest.trim_end_matches("`?").to_owned())),
             None => (message, None),
@@ -164,6 +165,18 @@ impl<'t> Report<'t> {
             });
         }
         problems
+    }
+
+    /// The end of the text for a place behind it, where the parser sees what ends too early.
+    fn within(&self, place: Place) -> Place {
+        match self.lines.last() {
+            Some(last) if place.line > self.lines.len() => Place {
+                line: self.lines.len(),
+                column: last.chars().count() + 1,
+                len: 1,
+            },
+            _ => place,
+        }
     }
 
     fn snippet(&self, place: Place) -> String {

@@ -1,6 +1,7 @@
 //! What a configuration must be beyond the types of its values: unique, consistent, possible.
 //!
-//! Looks only at the configuration, never at the machine, so that a file is judged the same everywhere. Runs also when
+//! Looks only at the configuration, so that a file is judged the same everywhere; what is known of the machine is passed
+//! in by whoever wants to hear of it, and only makes warnings. Runs also when
 //! some values could not be decoded, and then must not complain of what follows from that: a rule that compares values
 //! first asks whether they are [`Rules::sound`], a problem with a value that is not is dropped, and names are looked up
 //! in the tree, not in the model.
@@ -60,6 +61,44 @@ pub(super) fn check(config: &Config, tree: &Tree, doubts: &Doubts, report: &mut 
     rules.services();
     rules.totals();
     rules.control();
+}
+
+/// Adds warnings of cores that are not among the machine's `cpus`.
+pub(super) fn check_cores(
+    config: &Config,
+    tree: &Tree,
+    doubts: &Doubts,
+    cpus: &BTreeSet<u16>,
+    report: &mut Report<'_>,
+) {
+    let known = Known::of(config);
+    let mut rules = Rules {
+        config,
+        tree,
+        doubts,
+        known,
+        report,
+    };
+    let dpdk = tree.child(ROOT, "dpdk");
+    let workers = config.dpdk.cores.iter().map(|core| match core.node {
+        Some(_) => (core.node, "", **core),
+        None => (dpdk, "cores", **core),
+    });
+    let management = (dpdk, "management_core", config.dpdk.management_core);
+    for (node, key, core) in workers
+        .chain([management])
+        .filter(|(_, _, c)| !cpus.contains(c))
+    {
+        let message =
+            format!("this machine has no core {core} online; `polder run` would refuse it");
+        // A default stands nowhere in a file without the section.
+        let path = if node.is_some() {
+            key.to_owned()
+        } else {
+            format!("dpdk.{key}")
+        };
+        rules.warning(node, &path, &message);
+    }
 }
 
 struct Rules<'a, 'r, 't> {

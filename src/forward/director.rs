@@ -190,17 +190,19 @@ impl Director {
         burst: &mut arrayvec::ArrayVec<B, BURST>,
         sink: &mut impl Sink<B>,
     ) {
-        let parsed: arrayvec::ArrayVec<_, BURST> = burst.iter().map(|b| parse(b.data())).collect();
+        let mut parsed: arrayvec::ArrayVec<_, BURST> =
+            burst.iter().map(|b| parse(b.data())).collect();
         let (mut hits4, mut hits6) = ([None; BURST], [None; BURST]);
         lookup_side::<V4>(&self.v4, &parsed, &mut hits4, as_v4);
         lookup_side::<V6>(&self.v6, &parsed, &mut hits6, as_v6);
         let then = (self.v4.changes(), self.v6.changes());
-        for (i, (mut buf, packet)) in burst.drain(..).zip(parsed).enumerate() {
+        // What was parsed is worked on where it lies: copies of it would cost more than all else that is done here.
+        for (i, (mut buf, packet)) in burst.drain(..).zip(&mut parsed).enumerate() {
             let verdict = match packet {
-                Err(reason) => Verdict::Drop(reason),
-                Ok(p) => match self.admit(cx, &p, &buf) {
+                Err(reason) => Verdict::Drop(*reason),
+                Ok(p) => match self.admit(cx, p, &buf) {
                     Some(v) => v,
-                    None => match p.l3 {
+                    None => match &mut p.l3 {
                         L3::V4(ip) => {
                             let hit = self.v4.recheck(&ip.flow, hits4[i], then.0);
                             self.packet(cx, &mut Carried { ip, buf: &mut buf }, hit, sink)
@@ -834,7 +836,7 @@ const REUSE_MODE: u32 = 1;
 
 /// A packet in its buffer.
 struct Carried<'a, F: Family, B> {
-    ip: Ip<F>,
+    ip: &'a mut Ip<F>,
     buf: &'a mut B,
 }
 

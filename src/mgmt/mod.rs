@@ -3,6 +3,7 @@
 //! One thread with a current-thread runtime. It may be slow; it may never make a worker wait.
 
 pub mod api;
+pub mod appliance;
 mod bounded;
 mod conns;
 pub mod control;

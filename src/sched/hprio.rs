@@ -153,7 +153,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
         #[test]
-        fn the_heaviest_eligible_servers_take_turns(dests in loaded_servers(), flips in prop::collection::vec((0..9usize, any::<bool>()), 1..30)) {
+        fn the_heaviest_eligible_servers_take_turns(
+            dests in loaded_servers(),
+            flips in prop::collection::vec((0..9usize, any::<bool>()), 1..30),
+        ) {
             let service = Service::new("hprio", &[], dests);
             let dests = &service.dests;
             let mut last = BTreeMap::new();
@@ -163,9 +166,11 @@ mod tests {
                 }
                 let servers = eligible(dests);
                 let top = servers.iter().map(|s| s.1).max();
-                let tier: Vec<usize> = servers.iter().filter(|s| Some(s.1) == top).map(|s| s.0).collect();
+                let in_tier = servers.iter().filter(|s| Some(s.1) == top);
+                let tier: Vec<usize> = in_tier.map(|s| s.0).collect();
                 let after = top.and_then(|weight| last.get(&weight).copied());
-                let next = tier.iter().find(|&&i| after.is_none_or(|a| i > a)).or(tier.first()).copied();
+                let later = tier.iter().find(|&&i| after.is_none_or(|a| i > a));
+                let next = later.or_else(|| tier.first()).copied();
                 if let (Some(weight), Some(index)) = (top, next) {
                     last.insert(weight, index);
                 }

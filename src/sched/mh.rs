@@ -374,7 +374,8 @@ mod tests {
                 let v = (r + u64::from(client) + u64::from(client_port)) % (1 << 32);
                 u64::from(HsipHash::first().of(v as u32)) % 251
             };
-            let up = |slot: u64| Some(usize::from(table[slot as usize])).filter(|&i| weights[i] > 0);
+            let owner = |slot: u64| usize::from(table[slot as usize]);
+            let up = |slot: u64| Some(owner(slot)).filter(|&i| weights[i] > 0);
             let h0 = hash(0);
             let expected = up(h0).or_else(|| (0..251).find_map(|o| up(hash((o + h0) % 251))));
             let service = Service::new("mh", &["table=251", "port", "fallback"], dests);

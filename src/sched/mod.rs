@@ -1,10 +1,10 @@
 //! Schedulers: which real server takes a new connection.
 //!
-//! One file each, one trait, one list ([`KINDS`]). A scheduler is built off the workers for one service and one list
+//! One file each, one trait, one list (`KINDS`). A scheduler is built off the workers for one service and one list
 //! of servers; a decision takes no lock, allocates nothing, and is at most linear in the servers. What must outlive a
-//! rebuild (a round-robin position, a locality cache) is kept in the service's [`SchedState`] and shared by all
+//! rebuild (a round-robin position, a locality cache) is kept in the service's `SchedState` and shared by all
 //! workers, so that the order of choices is IPVS's however many workers there are. A scheduler knows no packet, no
-//! connection and no clock: what it may look at comes in a [`Selection`].
+//! connection and no clock: what it may look at comes in a `Selection`.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};

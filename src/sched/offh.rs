@@ -5,8 +5,10 @@
 //! and port and the seed determine; the first to hit a slot has it. So a server's removal moves its slots and no
 //! others, weights count exactly on average, the order of the list is of no account, and two nodes with the same seed
 //! agree. What chance leaves of imbalance is taken out by adjusting the rates, which moves a few slots more than the
-//! least possible (measured: well below 1 %). A table is built in a few dozen milliseconds, whatever the number of
-//! servers; a decision is one hash and one look.
+//! least possible. Measured: the removal of one of 6 servers moves 0.2 % more than its share at most, and one of 1,000
+//! 0.4 %; shares are within 0.5 % of what is due for up to 100 equal servers, and for 1,000, which have 131 slots each,
+//! within 1 % as a rule and 5 % at worst. Only arithmetic that is the same on every machine is used. A table is built
+//! off the workers, in some 70 ms (100 on a machine that was busy); a decision is one hash and one look.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -100,7 +102,7 @@ fn balance(mut throwers: Vec<Thrower>) -> Vec<u16> {
     }
     let sum: f64 = throwers.iter().map(|thrower| thrower.weight).sum();
     let mut slots = race(&mut throwers);
-    for _ in 0..ADJUSTMENTS_MAX {
+    for adjustment in 0..ADJUSTMENTS_MAX {
         let mut won = vec![0u32; usize::from(NONE)];
         for &server in &slots {
             won[usize::from(server)] += 1;
@@ -110,7 +112,13 @@ fn balance(mut throwers: Vec<Thrower>) -> Vec<u16> {
             let due = thrower.weight / sum * SLOTS as f64;
             let has = f64::from(won[usize::from(thrower.server)]);
             fair &= (has - due).abs() <= (due / 500.0).max(1.0);
-            thrower.rate *= due / has.max(0.5);
+            let missing = due / has.max(0.5);
+            // Whole corrections do well at first; near the goal they would answer each other's noise.
+            thrower.rate *= if adjustment == 0 {
+                missing
+            } else {
+                missing.sqrt()
+            };
         }
         if fair {
             break;

@@ -261,8 +261,9 @@ mod tests {
         fn the_kernel_lookup_is_that_of_the_specification(
             weights in prop::collection::vec(0..90u32, 0..8), client: u32, port: u16
         ) {
-            let buckets: Vec<usize> = weights.iter().enumerate().cycle().take(256 * weights.len().max(1))
-                .flat_map(|(i, &w)| vec![i; w.max(1) as usize]).take(256).collect();
+            let rounds = weights.iter().enumerate().cycle().take(256 * weights.len());
+            let turns = rounds.flat_map(|(i, &w)| vec![i; w.max(1) as usize]);
+            let buckets: Vec<usize> = turns.take(256).collect();
             let h = |offset: usize| {
                 let v = (u64::from(client) + u64::from(port)) % (1 << 32);
                 (offset + ((v * 0x61c8_8647 % (1 << 32)) >> 24) as usize) % 256

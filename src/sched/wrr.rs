@@ -414,7 +414,7 @@ mod tests {
                     9 if at < dests.len() => overload(&dests[at], weight > 3),
                     _ => {}
                 }
-                if !dests.iter().map(|d| (d.id, d.weight)).eq(service.dests.iter().map(|d| (d.id, d.weight))) {
+                if edited(&service.dests, &dests) {
                     naive.edit(&dests);
                     service.rebuild(dests);
                 }

@@ -170,20 +170,19 @@ impl<F: Family> ConnTable<F> {
                 *hash = self.hash(key);
                 self.index.prefetch(*hash);
             }
-            let mut candidates = [None; BURST];
-            for (&hash, candidate) in hashes[..keys.len()].iter().zip(&mut candidates) {
-                *candidate = self.index.candidate(hash);
-                if let Some(reference) = *candidate {
-                    self.prefetch_entry(reference >> 1);
+            for (&hash, out) in hashes.iter().zip(out.iter_mut()) {
+                *out = self.index.candidate(hash).map(hit);
+                if let Some(candidate) = *out {
+                    self.prefetch_entry(candidate.index.0);
                 }
             }
-            for (i, (key, out)) in keys.iter().zip(out).enumerate() {
-                *out = match candidates[i] {
-                    Some(reference) if self.leads(reference, key) => Some(hit(reference)),
+            for ((key, &hash), out) in keys.iter().zip(&hashes).zip(out) {
+                if let Some(candidate) = *out
+                    && !self.leads(candidate, key)
+                {
                     // Another key with the same 16 bits.
-                    Some(_) => self.find(hashes[i], key),
-                    None => None,
-                };
+                    *out = self.find(hash, key);
+                }
             }
         }
     }
@@ -354,16 +353,14 @@ impl<F: Family> ConnTable<F> {
     }
 
     #[inline]
-    fn leads(&self, reference: u32, key: &FlowKey<F>) -> bool {
-        self.entries
-            .at(reference >> 1)
-            .carries(hit(reference).direction, key)
+    fn leads(&self, hit: Hit, key: &FlowKey<F>) -> bool {
+        self.entries.at(hit.index.0).carries(hit.direction, key)
     }
 
     #[inline]
     fn find(&self, hash: u64, key: &FlowKey<F>) -> Option<Hit> {
         self.index
-            .find(hash, |reference| self.leads(reference, key))
+            .find(hash, |reference| self.leads(hit(reference), key))
             .map(hit)
     }
 

@@ -544,7 +544,8 @@ mod tests {
         fn one_worker_sees_exactly_the_edge_triggered_rule(
             ops in prop::collection::vec((0..8u8, 0..12u32, 0..12u32), 1..200)
         ) {
-            let (dest, mut naive, mut now) = (DestShared::default(), Naive::default(), limits(4, 0));
+            let (dest, mut naive) = (DestShared::default(), Naive::default());
+            let mut now = limits(4, 0);
             for (op, a, b) in ops {
                 match op {
                     0..=2 => {
@@ -579,12 +580,14 @@ mod tests {
         let dest = DestShared::default();
         let limits = limits(50, 20);
         let (held, most) = (AtomicI64::new(0), AtomicI64::new(0));
+        let together = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
             for worker in 0..4u64 {
-                let (dest, held, most) = (&dest, &held, &most);
+                let (dest, held, most, together) = (&dest, &held, &most, &together);
                 scope.spawn(move || {
                     let (mut mine, mut x) = (0, worker);
-                    for _ in 0..100_000 {
+                    together.wait();
+                    for _ in 0..1_000_000 {
                         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                         if x >> 63 == 0 && dest.try_reserve(limits) {
                             mine += 1;

@@ -140,6 +140,7 @@ impl<T> fmt::Debug for Pages<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

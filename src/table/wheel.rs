@@ -102,8 +102,8 @@ impl Wheel {
     #[inline]
     pub fn arm(&mut self, item: u32, deadline: Tick, now: Tick) -> Tick {
         debug_assert!(item < self.items);
-        if self.armed == 0 {
-            // An empty wheel starts where the clock is, however long it rested.
+        if self.armed == 0 && self.cursor != now.plus(1) {
+            // An empty wheel starts where the clock is, however long it rested; unless that tick is done already.
             self.cursor = now;
         }
         let at = if deadline.reached(self.cursor) {

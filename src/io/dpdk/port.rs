@@ -104,6 +104,12 @@ pub struct Port {
 }
 
 impl Port {
+    /// Whether `device` names a PCI device rather than a virtual one.
+    #[must_use]
+    pub fn is_pci_device(device: &str) -> bool {
+        super::device::pci_address(device).is_some()
+    }
+
     /// Finds the device, sets it up by its abilities and starts it. Frames are received into buffers of `pool`.
     ///
     /// `device` is a PCI address, which [`super::EalConfig::pci`] must have named, or a virtual device with its

@@ -1,0 +1,361 @@
+//! `polder run`: opens the ports and runs the appliance on them.
+
+use std::process::ExitCode;
+
+use super::args::RunArgs;
+use super::finish;
+
+/// Exit status when a worker died.
+#[cfg(feature = "dpdk")]
+const WORKER_DIED: u8 = 3;
+
+/// Runs the appliance until it is told to stop.
+#[must_use]
+pub fn run(args: &RunArgs) -> ExitCode {
+    match appliance::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        #[cfg(feature = "dpdk")]
+        Err(appliance::Error::Died(sentence)) => {
+            eprintln!("polder: {sentence}");
+            ExitCode::from(WORKER_DIED)
+        }
+        Err(appliance::Error::Failed(sentence)) => finish(Err(sentence.into())),
+    }
+}
+
+#[cfg(not(feature = "dpdk"))]
+mod appliance {
+    use super::RunArgs;
+
+    pub enum Error {
+        Failed(String),
+    }
+
+    pub fn run(args: &RunArgs) -> Result<(), Error> {
+        let _ = args;
+        Err(Error::Failed(
+            "this binary was built without DPDK (`--no-default-features`) and can't open ports; `replay`, \
+             `check` and the commands of a running appliance work"
+                .to_owned(),
+        ))
+    }
+}
+
+#[cfg(feature = "dpdk")]
+mod appliance {
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::Duration;
+
+    use tokio::signal::unix::{SignalKind, signal};
+
+    use super::RunArgs;
+    use crate::config::{self, Lowered};
+    use crate::forward::PortDef;
+    use crate::io::dpdk::{DpdkQueue, Eal, EalConfig, Pool, PoolConfig, Port, PortConfig};
+    use crate::mgmt::api::PortStatus;
+    use crate::mgmt::appliance::{self, OpenPort, RunError, Start};
+    use crate::mgmt::{Fixed, Loaded, Shared};
+    use crate::net::PacketBuf;
+    use crate::worker::assemble::{KERNEL_RING, Sizes};
+
+    pub enum Error {
+        Failed(String),
+        Died(String),
+    }
+
+    impl From<String> for Error {
+        fn from(sentence: String) -> Self {
+            Self::Failed(sentence)
+        }
+    }
+
+    /// Descriptors of each queue.
+    const DESCRIPTORS: u16 = 1024;
+
+    pub fn run(args: &RunArgs) -> Result<(), Error> {
+        let file = args.config.clone();
+        let (loaded, lowered) = load(&file).map_err(|problems| {
+            Error::Failed(format!("{}\npolder did not start", problems.join("\n")))
+        })?;
+        for warning in &loaded.warnings {
+            eprintln!("{warning}");
+        }
+        let cores: Vec<_> = lowered.dpdk.cores.iter().map(|c| usize::from(*c)).collect();
+        // All processors that this process may use, before EAL narrows that down to the management core's.
+        check_cores(&cores)?;
+        let eal = Eal::start(&eal_config(&lowered)).map_err(|e| e.to_string())?;
+        note(eal.remarks());
+        let pool =
+            Pool::create(&eal, pool_config(&lowered, cores.len())).map_err(|e| e.to_string())?;
+        let (open, devices) = open_ports(&eal, &pool, &lowered, cores.len())?;
+        let devices = Arc::new(Mutex::new(devices));
+        let ports: Arc<[PortDef]> = lowered.setup.ports.clone().into();
+        let stats = {
+            let (devices, ports) = (Arc::clone(&devices), Arc::clone(&ports));
+            move || {
+                port_stats(
+                    &devices.lock().unwrap_or_else(PoisonError::into_inner),
+                    &ports,
+                )
+            }
+        };
+        let guard = {
+            let eal = eal.clone();
+            move || match eal.register_thread() {
+                Ok(guard) => Ok(Box::new(guard) as Box<dyn std::any::Any>),
+                Err(e) => Err(e.to_string()),
+            }
+        };
+        let start = Start {
+            loaded,
+            config_path: file.clone(),
+            loader: Box::new(move || load(&file).map(|(loaded, _)| loaded)),
+            ports: open,
+            port_stats: Box::new(stats),
+            sizes: sizes(&lowered),
+            cores,
+            idle_sleep: lowered.dpdk.idle_sleep,
+            thread_guard: Box::new(guard),
+            control: lowered.control.socket.clone(),
+            metrics: (lowered.metrics.listen, detail(lowered.metrics.detail)),
+        };
+        let result = appliance::run(start, stop_signal(), |manager| {
+            follow_hangup(Arc::clone(manager));
+            eprintln!(
+                "polder is running: {} ports, {} services; metrics at http://{}/metrics, control socket {}",
+                lowered.setup.ports.len(),
+                lowered.setup.services.len(),
+                lowered.metrics.listen,
+                lowered.control.socket.display()
+            );
+        });
+        let devices = std::mem::take(&mut *devices.lock().unwrap_or_else(PoisonError::into_inner));
+        for device in devices {
+            // Statistics of the end are of no use to anybody now; a queue that is still held is a defect worth a word.
+            if let Err(e) = device.close() {
+                eprintln!("polder: {e}");
+            }
+        }
+        result.map_err(|e| match e {
+            RunError::Died { .. } => Error::Died(e.to_string()),
+            other => Error::Failed(other.to_string()),
+        })
+    }
+
+    fn load(file: &PathBuf) -> Result<(Loaded, Lowered), Vec<String>> {
+        let rendered = |p: &[config::Problem]| p.iter().map(ToString::to_string).collect();
+        let loaded = config::load(file).map_err(|problems| rendered(&problems))?;
+        let fixed = fixed(&loaded.config);
+        let warnings = rendered(&loaded.warnings);
+        let setup = loaded.lowered.setup.clone();
+        Ok((
+            Loaded {
+                setup,
+                fixed,
+                warnings,
+            },
+            loaded.lowered,
+        ))
+    }
+
+    /// What only a restart changes, by path.
+    fn fixed(config: &config::Config) -> Fixed {
+        let json = config::to_json(config);
+        let mut out = Fixed::new();
+        for section in ["dpdk", "limits", "metrics", "control"] {
+            let Some(map) = json.get(section).and_then(|s| s.as_object()) else {
+                continue;
+            };
+            out.extend(
+                map.iter()
+                    .map(|(k, v)| (format!("{section}.{k}"), v.to_string())),
+            );
+        }
+        out
+    }
+
+    fn check_cores(cores: &[usize]) -> Result<(), Error> {
+        let there: Vec<_> = core_affinity::get_core_ids()
+            .unwrap_or_default()
+            .iter()
+            .map(|c| c.id)
+            .collect();
+        match cores.iter().find(|c| !there.contains(c)) {
+            None => Ok(()),
+            Some(core) => Err(Error::Failed(format!(
+                "dpdk.cores: processor {core} does not exist or may not be used by this process; it may use \
+                 {there:?} (`lscpu -e` lists processors, `taskset -p $$` what may be used)"
+            ))),
+        }
+    }
+
+    fn eal_config(lowered: &Lowered) -> EalConfig {
+        EalConfig {
+            main_core: u32::from(lowered.dpdk.management_core),
+            hugepages: lowered.dpdk.hugepages,
+            memory_mb: lowered.dpdk.memory_mb,
+            pci: lowered
+                .setup
+                .ports
+                .iter()
+                .map(|p| p.device.clone())
+                .filter(|d| Port::is_pci_device(d))
+                .collect(),
+            extra: lowered.dpdk.eal.clone(),
+            debug: false,
+        }
+    }
+
+    fn pool_config(lowered: &Lowered, workers: usize) -> PoolConfig {
+        let ports = u32::try_from(lowered.setup.ports.len()).unwrap_or(u32::MAX);
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        let mtu = lowered
+            .setup
+            .ports
+            .iter()
+            .map(|p| p.mtu)
+            .max()
+            .unwrap_or(1500);
+        // Rings to and from the kernel, hand-over rings that are half full, and what waits for neighbours.
+        let kernel = ports.saturating_mul(2 * KERNEL_RING as u32);
+        let held =
+            kernel.saturating_add(workers.saturating_mul(workers.saturating_mul(512) + 1024));
+        PoolConfig::for_queues(ports * workers, DESCRIPTORS, workers, held, mtu)
+    }
+
+    type Opened = (Vec<OpenPort<DpdkQueue>>, Vec<Port>);
+
+    fn open_ports(
+        eal: &Eal,
+        pool: &Pool,
+        lowered: &Lowered,
+        workers: usize,
+    ) -> Result<Opened, Error> {
+        let mut open = Vec::new();
+        let mut devices = Vec::new();
+        for def in &lowered.setup.ports {
+            let config = PortConfig {
+                queues: u16::try_from(workers).unwrap_or(u16::MAX),
+                descriptors: DESCRIPTORS,
+                mtu: Some(def.mtu),
+                mac: def.mac,
+                ..PortConfig::default()
+            };
+            let mut port = Port::open(eal, pool, &def.device, &config)
+                .map_err(|e| format!("port `{}`: {e}", def.name))?;
+            note(port.remarks());
+            if port.mtu() < def.mtu {
+                return Err(Error::Failed(format!(
+                    "port `{}`: the device takes packets of up to {} bytes only; set `mtu: {}`",
+                    def.name,
+                    port.mtu(),
+                    port.mtu()
+                )));
+            }
+            // A pair is of use to a worker only with both directions; what a device has more of one it has in vain.
+            let pairs = port.rx_queues().min(port.tx_queues());
+            let queues = (0..workers)
+                .map(|w| {
+                    let w = u16::try_from(w).ok()?;
+                    if w < pairs { port.queue(w) } else { None }
+                })
+                .collect();
+            let frames = pool.clone();
+            open.push(OpenPort {
+                queues,
+                mac: def.mac.unwrap_or_else(|| port.mac()),
+                frame: Box::new(move |bytes| {
+                    let mut buf = frames.alloc()?;
+                    buf.assign(bytes).then_some(buf)
+                }),
+            });
+            devices.push(port);
+        }
+        Ok((open, devices))
+    }
+
+    fn port_stats(devices: &[Port], ports: &[PortDef]) -> Vec<PortStatus> {
+        let status = |(port, def): (&Port, &PortDef)| {
+            let (stats, link) = (port.stats(), port.link());
+            PortStatus {
+                name: def.name.clone(),
+                device: def.device.clone(),
+                mac: def.mac.unwrap_or_else(|| port.mac()).to_string(),
+                link_up: link.up,
+                speed_mbps: link.speed_mbps,
+                mtu: def.mtu,
+                rx_packets: stats.rx_packets,
+                rx_bytes: stats.rx_bytes,
+                rx_missed: stats.rx_missed,
+                rx_errors: stats.rx_errors,
+                rx_no_buffer: stats.rx_no_buffer,
+                tx_packets: stats.tx_packets,
+                tx_bytes: stats.tx_bytes,
+                tx_dropped: 0,
+                tx_errors: stats.tx_errors,
+            }
+        };
+        devices.iter().zip(ports).map(status).collect()
+    }
+
+    fn sizes(lowered: &Lowered) -> Sizes {
+        use std::hash::{BuildHasher, RandomState};
+        Sizes {
+            connections: lowered.limits.connections,
+            services: lowered.limits.services,
+            servers: lowered.limits.servers,
+            // Keyed by the operating system's randomness.
+            seed: RandomState::new().hash_one("polder"),
+        }
+    }
+
+    fn detail(d: config::Detail) -> crate::mgmt::Detail {
+        match d {
+            config::Detail::Service => crate::mgmt::Detail::Service,
+            config::Detail::Server => crate::mgmt::Detail::Server,
+            config::Detail::Worker => crate::mgmt::Detail::Worker,
+        }
+    }
+
+    /// Done at SIGTERM or SIGINT.
+    async fn stop_signal() {
+        match (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) {
+            (Ok(mut term), Ok(mut int)) => {
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// SIGHUP reloads, as operators expect of a daemon.
+    fn follow_hangup(manager: Shared) {
+        tokio::task::spawn_local(async move {
+            let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+                return;
+            };
+            while hangup.recv().await.is_some() {
+                let now = std::time::SystemTime::now();
+                let result = manager
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .reload(now);
+                match result {
+                    Ok(r) => eprintln!("reloaded: {}", crate::cli::table::reloaded(&r).trim_end()),
+                    Err(e) => eprintln!("not reloaded, nothing has changed: {}", e.body.error),
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+
+    /// Something a library wants said, if it does.
+    fn note(remarks: &str) {
+        if !remarks.is_empty() {
+            eprintln!("{remarks}");
+        }
+    }
+}
