@@ -139,19 +139,6 @@ impl fmt::Debug for Manager {
     }
 }
 
-/// How often housekeeping runs.
-const HOUSEKEEPING: Duration = Duration::from_millis(250);
-
-/// Calls [`Manager::tick`] for ever. To be run beside the control socket and the metrics endpoint.
-pub async fn housekeeping(manager: Shared) {
-    let mut timer = tokio::time::interval(HOUSEKEEPING);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        timer.tick().await;
-        lock(&manager).tick(Instant::now());
-    }
-}
-
 /// Locks the manager, never to be held over an await. A panic elsewhere leaves it as it was between two statements at
 /// worst; to refuse every request from then on would help nobody.
 pub fn lock(manager: &Shared) -> MutexGuard<'_, Manager> {

@@ -22,7 +22,7 @@ use super::api;
 use super::bounded::Bounded;
 use super::manager::{Manager, Shared, lock};
 use super::status::Status;
-use crate::config::Detail;
+pub use crate::config::Detail;
 
 /// Connections to the endpoint at a time; more wait.
 const CLIENTS_MAX: usize = 64;

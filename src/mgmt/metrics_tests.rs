@@ -70,7 +70,9 @@ fn example() -> (Arc<Plane>, Manager, Status) {
 
 #[test]
 fn the_page_is_as_it_was() {
-    let (_, _, status) = example();
+    let (_, _, mut status) = example();
+    // All reasons are in the documentation's page; a new one need not change this one too.
+    status.drops.retain(|d| d.packets > 0);
     golden(
         "src/mgmt/metrics_golden.txt",
         &render(&status, Detail::Worker),

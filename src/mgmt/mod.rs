@@ -7,7 +7,6 @@ pub mod appliance;
 mod bounded;
 mod conns;
 pub mod control;
-mod file;
 pub mod kernel;
 pub mod manager;
 pub mod metrics;
@@ -19,12 +18,10 @@ mod totals;
 mod watch;
 
 pub use control::ControlServer;
-pub use file::loader;
 pub use manager::{
     Loaded, Loader, Manager, Options, PortStatsSource, ServerEdit, Shared, empty_snapshot,
-    housekeeping, lock,
 };
-pub use metrics::MetricsServer;
+pub use metrics::{Detail, MetricsServer};
 pub use reload::Fixed;
 pub use status::Status;
 
