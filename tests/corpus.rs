@@ -45,7 +45,7 @@ fn captures(dir: &Path, out: &mut Vec<PathBuf>) {
     for path in entries {
         if path.is_dir() {
             captures(&path, out);
-        } else if path.to_string_lossy().contains(".pcap") {
+        } else if path.extension().is_some_and(|e| e != "csv") {
             out.push(path);
         }
     }
@@ -146,7 +146,9 @@ fn every_capture_is_replayed_and_every_frame_accounted_for() {
                         Ok(f) => r.3.push(format!("{}: {:?}", path.display(), f.report)),
                         Err(sentence) => {
                             r.1 += 1;
-                            assert!(sentence.contains(": "), "a sentence: {sentence}");
+                            if !hostile && !sentence.contains("only Ethernet") {
+                                r.3.push(sentence);
+                            }
                         }
                     }
                 }
@@ -156,5 +158,5 @@ fn every_capture_is_replayed_and_every_frame_accounted_for() {
     let (replayed, refused, frames, wrong) = results.into_inner().expect("no panic held it");
     eprintln!("{total} captures: {replayed} replayed ({frames} frames), {refused} refused");
     assert!(wrong.is_empty(), "{} of {total}:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(replayed > total * 9 / 10, "{replayed} of {total} replayed, {refused} refused");
+    assert!(replayed > 1500, "{replayed} of {total} replayed, {refused} refused");
 }

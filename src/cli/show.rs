@@ -72,7 +72,7 @@ fn path(what: &ShowWhat) -> &'static str {
 /// The output can't be written.
 pub fn print_value(value: &Value, output: Output, out: &mut dyn Write) -> Result<(), Failure> {
     let text = if output == Output::Yaml {
-        serde_yaml::to_string(value).map_err(|e| e.to_string())?
+        crate::config::value_to_yaml(value)
     } else {
         serde_json::to_string_pretty(value).map_err(|e| e.to_string())? + "\n"
     };

@@ -38,7 +38,7 @@ fn failure(socket: &Path, line: &str) -> String {
 fn services_look_like_ipvsadms_listing() {
     let plane = plane(1);
     let mut setup = web_and_sip();
-    setup.services[0].scheduler = "sh".to_owned();
+    setup.services[0].scheduler = "mh".to_owned();
     setup.services[0].flags = vec!["fallback".to_owned()];
     setup.services[0].servers[0].name = Some("first".to_owned());
     let (manager, _) = manager_of(&plane, setup);
@@ -49,7 +49,7 @@ fn services_look_like_ipvsadms_listing() {
         "\
 Prot LocalAddress:Port Scheduler Flags
   -> RemoteAddress:Port           Forward Weight ActiveConn InActConn  State       Name
-TCP  192.0.2.80:80 sh (fallback) name web
+TCP  192.0.2.80:80 mh (fallback) name web
   -> 10.0.0.1:80                  Masq    0      0          0          drain       first
   -> 10.0.0.2:80                  Masq    1      0          0          ready
 TCP  [2001:db8::5]:5060 rr name sip
@@ -156,8 +156,7 @@ fn every_listing_is_also_json_and_yaml() {
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert!(json[what].is_array(), "{what}: {json}");
         let yaml = run(&socket.path, &format!("show {what} -o yaml")).expect(what);
-        let yaml: serde_json::Value = serde_yaml::from_str(&yaml).expect("YAML");
-        assert!(yaml[what].is_array(), "{what}: {yaml}");
+        assert!(yaml.starts_with(&format!("{what}:")), "{what}: {yaml}");
         assert!(
             !run(&socket.path, &format!("show {what}"))
                 .expect(what)

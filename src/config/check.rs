@@ -77,6 +77,15 @@ pub fn to_yaml(config: &Config) -> String {
         .expect("the model has only maps with text keys, lists and scalars")
 }
 
+/// Any answer as YAML.
+///
+/// # Panics
+/// Never: JSON is YAML.
+#[must_use]
+pub fn value_to_yaml(value: &serde_json::Value) -> String {
+    serde_yaml::to_string(value).expect("JSON is YAML")
+}
+
 /// The configuration as JSON, with all defaults filled in.
 #[must_use]
 pub fn to_json(config: &Config) -> serde_json::Value {

@@ -11,11 +11,15 @@
 
 mod addresses;
 mod decode;
+mod encode;
 mod mirror;
+mod neighbours;
 mod netlink;
 mod resolver;
 mod tap;
+mod task;
 
 pub use decode::KernelView;
-pub use mirror::{KernelError, Mirror, MirrorStats, Targets};
+pub use mirror::{KernelError, Mirror, MirrorStats};
+pub use resolver::Targets;
 pub use tap::{Tap, TapError, tap_name};

@@ -94,7 +94,7 @@ fn a_deadline_that_has_passed_fires_in_the_next_tick() {
     owner.arm(0, 5_000);
     owner.advance(10);
     owner.arm(1, 0);
-    assert_eq!(owner.advance(0).0, []);
+    assert_eq!(owner.advance(0).0, Vec::<u32>::new());
     assert_eq!(owner.advance(1).0, [1]);
 }
 
