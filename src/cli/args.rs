@@ -254,6 +254,16 @@ pub enum DemoKind {
     Sip,
 }
 
+/// Devices that a demo's ports can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum DemoDevice {
+    /// Packet sockets; everywhere.
+    AfPacket,
+    /// XDP sockets; as root, on kernels that have them.
+    AfXdp,
+}
+
 /// `polder demo`.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -264,6 +274,9 @@ pub struct DemoArgs {
     /// Which one
     #[arg(value_enum, default_value = "web")]
     pub kind: DemoKind,
+    /// How the appliance's ports reach their interfaces
+    #[arg(long, value_enum, default_value = "af_packet")]
+    pub device: DemoDevice,
 }
 
 /// How listings are printed.

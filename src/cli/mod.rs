@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod client;
+pub mod demo;
 pub mod reload;
 pub mod replay;
 pub mod run;
@@ -49,9 +50,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Replay(args) => finish(replay::run(&args, &mut out)),
         Command::Check(args) => check(&args, &mut out),
         Command::Run(args) => run::run(&args),
-        Command::Demo(_) => finish(Err(Failure::Failed(
-            "this build has no such command".to_owned(),
-        ))),
+        Command::Demo(args) => finish(demo::run(&args, &mut out)),
     }
 }
 
