@@ -19,8 +19,8 @@ use crate::net::{Af, Tick};
 use crate::table::ServiceId;
 use crate::worker::{Command, ConnPage, ConnRow, Plane, WorkerShared};
 
-/// Rows that a worker is asked for at a time: some tens of microseconds of its time.
-const PAGE_ROWS: usize = 256;
+/// Rows that a worker is asked for, and entries that it looks at, at a time: some tens of microseconds of its time.
+const PAGE_ROWS: usize = 512;
 
 /// Rows of one request, if it does not say.
 pub const LIMIT_DEFAULT: usize = 1000;

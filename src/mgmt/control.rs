@@ -20,7 +20,7 @@ use tokio::net::UnixListener;
 
 use super::api::{self, Error, ErrorBody, ErrorKind};
 use super::conns::{LIMIT_DEFAULT, LIMIT_MAX, Lister, Position};
-use super::manager::{Manager, ServerEdit, Shared};
+use super::manager::{Manager, ServerEdit, Shared, lock};
 use super::names;
 use super::socket::SocketFile;
 use crate::table::ServiceId;
@@ -52,11 +52,7 @@ struct App {
 
 impl App {
     fn manager(&self) -> MutexGuard<'_, Manager> {
-        // A panic elsewhere leaves the manager as it was between two statements at worst; refusing every request
-        // from then on would help nobody.
-        self.manager
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.manager)
     }
 }
 
@@ -99,12 +95,7 @@ impl ControlServer {
 
 /// The control socket's routes.
 pub fn router(manager: Shared) -> Router {
-    let plane = {
-        let manager = manager
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Arc::clone(manager.plane())
-    };
+    let plane = Arc::clone(lock(&manager).plane());
     let app = App {
         manager,
         lister: Arc::new(Lister::new(plane)),

@@ -207,12 +207,12 @@ fn connections_of_all_workers_are_listed_once_each_whatever_the_limit() {
     };
     let rows = |from: u16, n: u16| (from..from + n).map(conn);
     let _workers = [
-        FakeWorker::start(&plane, 0, rows(0, 600).chain((0..10).map(other)).collect()),
+        FakeWorker::start(&plane, 0, rows(0, 1200).chain((0..10).map(other)).collect()),
         FakeWorker::start(&plane, 1, vec![]),
         FakeWorker::start(
             &plane,
             2,
-            (10..20).map(other).chain(rows(600, 256)).collect(),
+            (10..20).map(other).chain(rows(1200, 512)).collect(),
         ),
     ];
     let socket = ControlSocket::serve(&manager.shared());
@@ -236,10 +236,10 @@ fn connections_of_all_workers_are_listed_once_each_whatever_the_limit() {
         assert_eq!(all, seen.len(), "nothing twice");
         all
     };
-    for limit in [7, 256, 300, 10_000] {
-        assert_eq!(list("", limit), 876, "limit {limit}");
+    for limit in [7, 512, 600, 10_000] {
+        assert_eq!(list("", limit), 1732, "limit {limit}");
         assert_eq!(list("&service=sip", limit), 20, "limit {limit}");
-        assert_eq!(list("&service=web", limit), 856, "limit {limit}");
+        assert_eq!(list("&service=web", limit), 1712, "limit {limit}");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::api::{self, Error, ErrorKind, PortStatus, Reloaded};
@@ -137,6 +137,12 @@ impl fmt::Debug for Manager {
             .field("retired", &self.retired.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Locks the manager, never to be held over an await. A panic elsewhere leaves it as it was between two statements at
+/// worst; to refuse every request from then on would help nobody.
+pub fn lock(manager: &Shared) -> MutexGuard<'_, Manager> {
+    manager.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What to change of a server.
@@ -376,14 +382,12 @@ impl Manager {
     }
 
     fn try_reload(&mut self) -> Result<Reloaded, Error> {
+        let path = self.config_path.display().to_string();
         let refused = |problems: Vec<String>| {
-            let error = format!(
-                "{} can't be taken over; nothing has changed",
-                self.config_path.display()
-            );
+            let error = format!("{path} can't be taken over; nothing has changed");
             Error::new(ErrorKind::Invalid, error).with_problems(problems)
         };
-        let loaded = (self.loader)().map_err(refused)?;
+        let loaded = (self.loader)().map_err(&refused)?;
         let mut problems = reload::duplicates(&loaded.setup);
         problems.extend(reload::restart_needed(
             &self.setup.ports,
@@ -401,15 +405,8 @@ impl Manager {
             ..reload::report(&self.setup, &merged)
         };
         if report.changed {
-            if let Err(e) = self.publish(merged) {
-                let error = format!(
-                    "{} can't be taken over; nothing has changed",
-                    self.config_path.display()
-                );
-                return Err(
-                    Error::new(ErrorKind::Invalid, error).with_problems(vec![e.to_string()])
-                );
-            }
+            self.publish(merged)
+                .map_err(|e| refused(vec![e.to_string()]))?;
         }
         self.file = loaded.setup;
         Ok(report)

@@ -356,6 +356,54 @@ fn a_removed_servers_slot_is_not_reused_before_every_worker_has_moved_on() {
 }
 
 #[test]
+fn a_removed_server_is_listed_while_it_has_connections_and_has_no_series() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    let first = web.dests.iter().find(|d| d.name == "10.0.0.1:80");
+    let first = Arc::clone(first.expect("there"));
+    first.bind_unchecked();
+    let mut new = web_and_sip();
+    new.services[0].servers.remove(0);
+    write(&file, new);
+    manager.reload(at(1)).expect("valid");
+    let servers = manager.services().services.remove(0).servers;
+    assert_eq!(servers.len(), 2);
+    let gone = &servers[1];
+    assert_eq!((gone.name.as_str(), gone.inactive), ("10.0.0.1:80", 1));
+    assert!(gone.removed && gone.effective_weight == 0);
+    assert_eq!(gone.reason, "removed from the configuration");
+    let page = super::metrics::render(
+        &manager.status(Instant::now()),
+        crate::config::Detail::Worker,
+    );
+    assert!(!page.contains("server=\"10.0.0.1:80\""));
+    first.unbind(false);
+    let servers = manager.services().services.remove(0).servers;
+    assert_eq!(servers.len(), 1, "its last connection has ended");
+}
+
+#[test]
+fn snapshots_are_freed_while_workers_run_and_none_is_left() {
+    let plane = plane(2);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let workers = [
+        FakeWorker::start(&plane, 0, vec![]),
+        FakeWorker::start(&plane, 1, vec![]),
+    ];
+    let held = |m: &Manager| m.retired();
+    for n in 0..500u16 {
+        manager.set_weight("web", "10.0.0.1:80", n).expect("set");
+        // Each worker has one snapshot at a time, and one is the one just replaced.
+        assert!(held(&manager) <= 3, "{} at {n}", held(&manager));
+    }
+    drop(workers);
+    manager.tick(Instant::now());
+    assert_eq!(held(&manager), 0);
+}
+
+#[test]
 fn health_names_the_stuck_worker_and_readiness_waits_for_all() {
     let plane = plane(2);
     let (mut manager, _) = manager_of(&plane, web_and_sip());

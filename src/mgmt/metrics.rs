@@ -20,23 +20,12 @@ use tokio::net::TcpListener;
 
 use super::api;
 use super::bounded::Bounded;
-use super::manager::{Manager, Shared};
+use super::manager::{Manager, Shared, lock};
 use super::status::Status;
+pub use crate::config::Detail;
 
 /// Connections to the endpoint at a time; more wait.
 const CLIENTS_MAX: usize = 64;
-
-/// How much detail is exported (`metrics.detail`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Detail {
-    /// Services, workers, ports and the whole; no family per real server.
-    Service,
-    /// Also real servers.
-    #[default]
-    Server,
-    /// Also the packet counts of each worker.
-    Worker,
-}
 
 /// What a family is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,10 +388,7 @@ struct App {
 
 impl App {
     fn manager(&self) -> MutexGuard<'_, Manager> {
-        // As for the control socket: a panic elsewhere is no reason to stop telling what is known.
-        self.manager
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.manager)
     }
 }
 

@@ -3,35 +3,19 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::forward::{ServiceDef, ServiceKind};
+use crate::table::state::state_name;
 use crate::table::{AdminState, Method};
 
 /// IPVS's template flag (specification §2.1).
 const TEMPLATE: u16 = 0x1000;
 
-/// Names of TCP states by their numbers (specification §7.1).
-const TCP_STATES: [&str; 11] = [
-    "NONE",
-    "ESTABLISHED",
-    "SYN_SENT",
-    "SYN_RECV",
-    "FIN_WAIT",
-    "TIME_WAIT",
-    "CLOSE",
-    "CLOSE_WAIT",
-    "LAST_ACK",
-    "LISTEN",
-    "SYNACK",
-];
-
 /// A connection state's name in listings (specification §7, §10.9).
 #[must_use]
 pub fn state(proto: u8, state: u8, flags: u16) -> &'static str {
-    match (flags & TEMPLATE != 0, proto, state) {
-        (true, _, 0) => "NONE",
-        (true, _, _) => "ASSURED",
-        (false, 6, s) => TCP_STATES.get(usize::from(s)).copied().unwrap_or("ERR!"),
-        (false, 17, 0) => "UDP",
-        _ => "ERR!",
+    match (flags & TEMPLATE != 0, state) {
+        (true, 0) => "NONE",
+        (true, _) => "ASSURED",
+        (false, state) => state_name(proto, state),
     }
 }
 
@@ -137,7 +121,6 @@ mod tests {
     fn states_have_the_names_of_the_specification() {
         assert_eq!(state(6, 1, 0), "ESTABLISHED");
         assert_eq!(state(6, 10, 0), "SYNACK");
-        assert_eq!(state(6, 11, 0), "ERR!");
         assert_eq!(state(17, 0, 0), "UDP");
         assert_eq!(state(17, 0, TEMPLATE), "NONE");
         assert_eq!(state(17, 1, TEMPLATE), "ASSURED");

@@ -30,9 +30,7 @@ impl SocketFile {
             .map_err(|e| format!("can't make {} for the control socket: {e}", dir.display()))?;
         make_way(path)?;
         // Made under another name, so that it is never there with more than its mode allows.
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push("~");
-        let temporary = PathBuf::from(temporary);
+        let temporary = temporary(path);
         make_way(&temporary)?;
         let failed = |e: io::Error| format!("can't listen on the control socket {shown}: {e}");
         let listener = UnixListener::bind(&temporary).map_err(failed)?;
@@ -58,6 +56,18 @@ impl Drop for SocketFile {
         // On the way out there is nobody to tell; the next start replaces the file.
         let _ = make_way(&self.path);
     }
+}
+
+/// A name beside `path` that is not longer: the system has a limit, and the configuration may go up to it.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let last = name.pop();
+    name.push(if last == Some('~') { '.' } else { '~' });
+    path.with_file_name(name)
 }
 
 /// Removes a socket that nobody listens on.
@@ -110,6 +120,15 @@ mod tests {
         let (_second, _listener) = SocketFile::listen(&path).expect("replaces the dead one");
         drop(first);
         assert!(path.exists(), "the first must not remove the second's file");
+    }
+
+    #[test]
+    fn the_longest_path_that_the_system_takes_is_taken() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let room = 107 - dir.path().as_os_str().len() - 1;
+        let path = dir.path().join("s".repeat(room));
+        let (_file, _listener) = SocketFile::listen(&path).expect("listens");
+        UnixStream::connect(&path).expect("connects");
     }
 
     #[test]

@@ -2,18 +2,20 @@
 //!
 //! Invariant: every sum over workers in one [`Status`] comes from one pass over their counters.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::api::{self, Server};
 use super::manager::{Manager, ReloadState};
 use super::names;
-use super::reload::{same_server, same_service};
+use super::reload::same_server;
 use super::watch::Life;
-use crate::forward::{PortId, Service};
+use crate::forward::{PortId, Service, ServiceDef, ServiceKind};
 use crate::net::DropReason;
-use crate::table::{AdminState, Dest};
+use crate::table::{AdminState, Dest, ServiceId};
+use crate::worker::WorkerShared;
 
 /// Everything at once.
 #[derive(Clone, Debug)]
@@ -30,6 +32,14 @@ pub struct Status {
     pub drops: Vec<api::Drop>,
     /// Ports.
     pub ports: Vec<api::PortStatus>,
+}
+
+/// What a service's listing needs besides the service, found once for all.
+struct Around<'a> {
+    /// What the file says of it.
+    file: HashMap<ServiceKind, &'a ServiceDef>,
+    /// Servers that were taken out of the configuration and still have connections.
+    removed: HashMap<ServiceId, Vec<&'a Dest>>,
 }
 
 impl Manager {
@@ -50,15 +60,18 @@ impl Manager {
     /// Services with their servers.
     #[must_use]
     pub fn services(&self) -> api::Services {
-        let of = |id: &crate::table::ServiceId| self.services.slots.get(id.0 as usize)?.as_deref();
+        let file = self.file.services.iter().map(|s| (s.kind, s)).collect();
+        let mut removed: HashMap<_, Vec<_>> = HashMap::new();
+        for d in self.services.dests.iter().flatten() {
+            if !d.available && d.shared.total() > 0 {
+                removed.entry(d.service).or_default().push(d.as_ref());
+            }
+        }
+        let around = Around { file, removed };
+        let of = |id: &ServiceId| self.services.slots.get(id.0 as usize)?.as_deref();
+        let services = self.services.order.iter().filter_map(of);
         api::Services {
-            services: self
-                .services
-                .order
-                .iter()
-                .filter_map(of)
-                .map(|s| self.service(s))
-                .collect(),
+            services: services.map(|s| self.service(s, &around)).collect(),
         }
     }
 
@@ -71,11 +84,19 @@ impl Manager {
         }
     }
 
-    fn service(&self, s: &Service) -> api::Service {
+    fn service(&self, s: &Service, around: &Around<'_>) -> api::Service {
         let totals = self.baselines.service(&self.plane.workers, s.id);
         let (protocol, address) = names::service_key(&s.def.kind);
-        let mut servers: Vec<Server> = s.dests.iter().rev().map(|d| self.server(s, d)).collect();
-        servers.extend(self.removed_servers(s));
+        let file = around.file.get(&s.def.kind).copied();
+        let removed = around.removed.get(&s.id).into_iter().flatten().copied();
+        let servers: Vec<Server> = s
+            .dests
+            .iter()
+            .rev()
+            .map(Arc::as_ref)
+            .chain(removed)
+            .map(|d| self.server(s, file, d))
+            .collect();
         let sum = |f: fn(&Server) -> u32| servers.iter().map(|d| u64::from(f(d))).sum();
         api::Service {
             name: s.def.name.clone(),
@@ -98,26 +119,16 @@ impl Manager {
         }
     }
 
-    /// Servers that were taken out of the configuration and still have connections.
-    fn removed_servers<'a>(&'a self, s: &'a Service) -> impl Iterator<Item = Server> + 'a {
-        self.services
-            .dests
-            .iter()
-            .flatten()
-            .filter(move |d| d.service == s.id && !d.available && d.shared.total() > 0)
-            .map(move |d| self.server(s, d))
-    }
-
-    fn server(&self, s: &Service, d: &Dest) -> Server {
+    fn server(&self, s: &Service, file: Option<&ServiceDef>, d: &Dest) -> Server {
         let totals = self.baselines.dest(&self.plane.workers, d.id);
+        let counts = d.shared.counts();
         let def = s
             .def
             .servers
             .iter()
             .find(|x| d.available && (x.addr, x.port) == (d.addr, d.port));
         let overridden = def.is_some_and(|def| {
-            same_service(&self.file, &s.def)
-                .and_then(|f| same_server(f, def))
+            file.and_then(|f| same_server(f, def))
                 .is_some_and(|f| (f.weight, f.admin) != (def.weight, def.admin))
         });
         Server {
@@ -130,13 +141,13 @@ impl Manager {
             reason: why(d).to_owned(),
             state: names::admin(d.admin).to_owned(),
             up: d.up,
-            overloaded: d.shared.overloaded(),
+            overloaded: counts.overloaded,
             removed: !d.available,
             overridden,
             upper_threshold: d.upper_threshold,
             lower_threshold: d.lower_threshold,
-            active: d.shared.active(),
-            inactive: d.shared.inactive(),
+            active: counts.active,
+            inactive: counts.inactive(),
             packets_in: totals.packets_in,
             bytes_in: totals.bytes_in,
             packets_out: totals.packets_out,
@@ -264,7 +275,7 @@ impl Manager {
     /// Everything that is wrong with the workers, a sentence each; empty when all live.
     #[must_use]
     pub fn unhealthy(&self, now: Instant) -> Vec<String> {
-        let sentence = |w: &std::sync::Arc<crate::worker::WorkerShared>| {
+        let sentence = |w: &Arc<WorkerShared>| {
             let id = w.id;
             match self.watch.life(w, now) {
                 Life::Running => None,
