@@ -55,7 +55,9 @@ fn captures(dir: &Path, out: &mut Vec<PathBuf>) {
 fn destinations(path: &Path) -> Vec<(u8, std::net::IpAddr, u16)> {
     use polder::net::{L3, parse, pcap::Reader};
     let mut counts = std::collections::BTreeMap::new();
-    let Ok(mut reader) = std::fs::File::open(path).map_err(drop).and_then(|f| Reader::open(f).map_err(drop))
+    let Ok(mut reader) = std::fs::File::open(path)
+        .map_err(drop)
+        .and_then(|f| Reader::open(f).map_err(drop))
     else {
         return Vec::new();
     };
@@ -70,7 +72,10 @@ fn destinations(path: &Path) -> Vec<(u8, std::net::IpAddr, u16)> {
             *counts.entry(key).or_insert(0u32) += 1;
         }
     }
-    let mut all: Vec<_> = counts.into_iter().map(|(k, n)| (std::cmp::Reverse(n), k)).collect();
+    let mut all: Vec<_> = counts
+        .into_iter()
+        .map(|(k, n)| (std::cmp::Reverse(n), k))
+        .collect();
     all.sort();
     all.into_iter().map(|(_, k)| k).take(20).collect()
 }
@@ -97,7 +102,11 @@ fn config_for(path: &Path) -> String {
             n += 1;
         }
     }
-    if n == 0 { text.replace("services:\n", "") } else { text }
+    if n == 0 {
+        text.replace("services:\n", "")
+    } else {
+        text
+    }
 }
 
 fn run(path: &Path, workers: usize) -> Result<polder::cli::replay::Finished, String> {
@@ -109,7 +118,12 @@ fn run(path: &Path, workers: usize) -> Result<polder::cli::replay::Finished, Str
         repeat: 1,
         settle: Duration::from_secs(600),
         workers,
-        sizes: Sizes { connections: 4096, services: 64, servers: 64, seed: 1 },
+        sizes: Sizes {
+            connections: 4096,
+            services: 64,
+            servers: 64,
+            seed: 1,
+        },
         connections: None,
     };
     replay(&loaded.lowered.setup, &options).map_err(|e| e.to_string())
@@ -129,9 +143,9 @@ fn every_capture_is_replayed_and_every_frame_accounted_for() {
                 loop {
                     let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some(path) = files.get(i) else { return };
-                    let hostile = path.components().any(|c| {
-                        matches!(c.as_os_str().to_str(), Some("damaged" | "linktypes"))
-                    });
+                    let hostile = path
+                        .components()
+                        .any(|c| matches!(c.as_os_str().to_str(), Some("damaged" | "linktypes")));
                     let result = run(path, 1 + i % 3);
                     let mut r = results.lock().expect("no panic holds it");
                     match result {
@@ -157,6 +171,14 @@ fn every_capture_is_replayed_and_every_frame_accounted_for() {
     });
     let (replayed, refused, frames, wrong) = results.into_inner().expect("no panic held it");
     eprintln!("{total} captures: {replayed} replayed ({frames} frames), {refused} refused");
-    assert!(wrong.is_empty(), "{} of {total}:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(replayed > 1500, "{replayed} of {total} replayed, {refused} refused");
+    assert!(
+        wrong.is_empty(),
+        "{} of {total}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    assert!(
+        replayed > 1500,
+        "{replayed} of {total} replayed, {refused} refused"
+    );
 }

@@ -347,7 +347,7 @@ impl Default for Timeouts {
 pub struct Metrics {
     /// Address and port it listens on, IPv6 as `[::1]:9108`; default 127.0.0.1:9108.
     pub listen: Endpoint,
-    /// What the series are split by; default service.
+    /// What the series are split by; default server.
     pub detail: Detail,
 }
 
@@ -367,9 +367,9 @@ impl Default for Metrics {
 #[serde(rename_all = "lowercase")]
 pub enum Detail {
     /// One series for each service.
-    #[default]
     Service,
     /// Also one for each real server.
+    #[default]
     Server,
     /// Also one for each worker.
     Worker,

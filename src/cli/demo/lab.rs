@@ -44,8 +44,15 @@ pub fn need(programs: &[&str]) -> Result<(), String> {
         .collect();
     packages.sort_unstable();
     packages.dedup();
-    let names = missing.iter().map(|m| format!("`{m}`")).collect::<Vec<_>>().join(", ");
-    Err(format!("{names} is not installed: apt-get install {}", packages.join(" ")))
+    let names = missing
+        .iter()
+        .map(|m| format!("`{m}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    Err(format!(
+        "{names} is not installed: apt-get install {}",
+        packages.join(" ")
+    ))
 }
 
 fn search_path() -> String {
@@ -54,7 +61,9 @@ fn search_path() -> String {
 }
 
 fn is_installed(program: &str) -> bool {
-    search_path().split(':').any(|dir| Path::new(dir).join(program).is_file())
+    search_path()
+        .split(':')
+        .any(|dir| Path::new(dir).join(program).is_file())
 }
 
 /// Runs a command to its end.
@@ -62,7 +71,11 @@ fn is_installed(program: &str) -> bool {
 /// # Errors
 /// A sentence with the command line and what it said.
 pub fn run(mut command: Command) -> Result<String, String> {
-    let line = format!("{command:?}").replace('"', "");
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line = words
+        .map(|w| w.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
     let out = command
         .stdin(Stdio::null())
         .output()
@@ -90,9 +103,16 @@ impl Process {
         let fail = |e: io::Error| format!("{name} can't be started: {e}");
         let out = fs::File::create(log).map_err(fail)?;
         let err = out.try_clone().map_err(fail)?;
-        let child =
-            command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().map_err(fail)?;
-        Ok(Self { name: name.to_owned(), child })
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .map_err(fail)?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+        })
     }
 
     /// Whether it still runs.
@@ -163,7 +183,13 @@ impl Namespace {
         let mut command = Command::new("unshare");
         // The anchor dies with this process, whatever becomes of it.
         command.env("PATH", search_path()).args([
-            "-n", "--", "setpriv", "--pdeathsig", "KILL", "sleep", "86400",
+            "-n",
+            "--",
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "sleep",
+            "86400",
         ]);
         let mut anchor = Process::start(name, command, &dir.join(format!("{name}.anchor.log")))?;
         let net = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
@@ -177,7 +203,8 @@ impl Namespace {
         while !is_up(&mut anchor) {
             if !anchor.is_running() || began.elapsed() > Duration::from_secs(5) {
                 return Err(
-                    "no network namespace can be made here: run as root, or within `unshare -Urn`".to_owned()
+                    "no network namespace can be made here: run as root, or within `unshare -Urn`"
+                        .to_owned(),
                 );
             }
             std::thread::sleep(STEP);
@@ -194,7 +221,16 @@ impl Namespace {
         let id = self.anchor.id().to_string();
         command
             .env("PATH", search_path())
-            .args(["-t", &id, "-n", "--", "setpriv", "--pdeathsig", "KILL", "--"])
+            .args([
+                "-t",
+                &id,
+                "-n",
+                "--",
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "--",
+            ])
             .arg(program);
         command
     }
@@ -223,7 +259,9 @@ impl Namespace {
     /// # Errors
     /// As [`run`].
     pub fn sysctl(&self, setting: &str) -> Result<(), String> {
-        self.run(&format!("sysctl -qw {setting}")).map(drop)
+        let mut command = self.command("sysctl");
+        command.args(["-qw", setting]);
+        run(command).map(drop)
     }
 }
 
@@ -322,7 +360,11 @@ impl Lab {
             ),
         )?;
         let mut command = ns.command("nginx");
-        command.arg("-c").arg(conf).arg("-e").arg(dir.join("start.log"));
+        command
+            .arg("-c")
+            .arg(conf)
+            .arg("-e")
+            .arg(dir.join("start.log"));
         let mut process = Process::start(name, command, &dir.join("out.log"))?;
         let url = format!("http://{listen}/");
         let began = Instant::now();

@@ -82,8 +82,15 @@ impl Network {
         command.arg("run").arg("-c").arg(config);
         let appliance = Process::start("polder run", command, &lab.dir().join("polder.log"))?;
         let control = Client::new(&socket(&lab))?;
-        let mut network =
-            Self { appliance, control, client, servers, _director: director, lab, began };
+        let mut network = Self {
+            appliance,
+            control,
+            client,
+            servers,
+            _director: director,
+            lab,
+            began,
+        };
         network.wait_until_up()?;
         Ok(network)
     }
@@ -93,7 +100,10 @@ impl Network {
         while self.control.get("/v1/services").is_err() {
             if !self.appliance.is_running() || began.elapsed() > Duration::from_secs(30) {
                 let log = std::fs::read_to_string(self.lab.dir().join("polder.log"));
-                return Err(format!("the appliance did not start:\n{}", log.unwrap_or_default()));
+                return Err(format!(
+                    "the appliance did not start:\n{}",
+                    log.unwrap_or_default()
+                ));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -106,7 +116,10 @@ impl Network {
         let servers: Servers = serde_json::from_value(answer).map_err(|e| e.to_string())?;
         let mut given = Given::default();
         for (n, addr) in given.iter_mut().zip(SERVERS) {
-            let own = servers.servers.iter().filter(|s| s.address.starts_with(&format!("{addr}:")));
+            let own = servers
+                .servers
+                .iter()
+                .filter(|s| s.address.starts_with(&format!("{addr}:")));
             *n = own.map(|s| s.connections).sum();
         }
         Ok(given)
@@ -125,7 +138,8 @@ impl Network {
         let all: Workers = serde_json::from_value(answer).map_err(|e| e.to_string())?;
         let sum = |f: fn(&crate::mgmt::api::Worker) -> u64| all.workers.iter().map(f).sum::<u64>();
         let received = sum(|w| w.received);
-        let fates = sum(|w| w.transmitted) + sum(|w| w.punted) + sum(|w| w.dropped) + sum(|w| w.held);
+        let fates =
+            sum(|w| w.transmitted) + sum(|w| w.punted) + sum(|w| w.dropped) + sum(|w| w.held);
         let ok = received == fates + sum(|w| w.handed_out) - sum(|w| w.handed_in);
         Ok((received, sum(|w| w.punted), sum(|w| w.dropped), ok))
     }
@@ -137,7 +151,9 @@ impl Network {
             return Ok(());
         }
         let log = std::fs::read_to_string(self.lab.dir().join("polder.log")).unwrap_or_default();
-        Err(format!("the appliance did not stop cleanly ({status}):\n{log}"))
+        Err(format!(
+            "the appliance did not stop cleanly ({status}):\n{log}"
+        ))
     }
 
     /// A line of progress; on a terminal it replaces the one before.
@@ -166,8 +182,11 @@ fn socket(lab: &Lab) -> PathBuf {
 
 /// The appliance's configuration. Workers are on two processors where there are two besides the first.
 fn config(device: DemoDevice, lab: &Lab, service: &str) -> String {
-    let cores: Vec<_> =
-        core_affinity::get_core_ids().unwrap_or_default().iter().map(|c| c.id).collect();
+    let cores: Vec<_> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .iter()
+        .map(|c| c.id)
+        .collect();
     let main = cores.first().copied().unwrap_or(0);
     let workers: Vec<_> = match cores.len() {
         0 => vec![0],
@@ -193,7 +212,10 @@ fn config(device: DemoDevice, lab: &Lab, service: &str) -> String {
 
 /// Servers in YAML, one line each.
 fn servers_yaml(port: u16) -> String {
-    SERVERS.iter().map(|a| format!("      - {{address: {a}, port: {port}}}\n")).collect()
+    SERVERS
+        .iter()
+        .map(|a| format!("      - {{address: {a}, port: {port}}}\n"))
+        .collect()
 }
 
 /// What a demo promises, and whether it was seen.
@@ -211,7 +233,11 @@ impl Promises {
     fn verdict(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let mut text = String::new();
         for (seen, what) in &self.lines {
-            text.push_str(if *seen { "  seen      " } else { "  NOT SEEN  " });
+            text.push_str(if *seen {
+                "  seen      "
+            } else {
+                "  NOT SEEN  "
+            });
             text.push_str(what);
             text.push('\n');
         }

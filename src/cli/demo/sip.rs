@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::super::args::DemoDevice;
 use super::super::{Failure, print};
 use super::lab::{self, Process};
-use super::{CLIENT, NEXT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml, table};
+use super::{
+    CLIENT, NEXT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml, table,
+};
 
 /// Calls of each phase, and how many begin a second.
 const CALLS: u64 = 240;
@@ -32,8 +34,9 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     );
     let net = Network::start(device, &service)?;
     net.progress("the appliance is up; starting three SIP servers");
-    let mut agents: Vec<Process> =
-        (0..SERVERS.len()).map(|i| answerer(&net, i)).collect::<Result<_, String>>()?;
+    let mut agents: Vec<Process> = (0..SERVERS.len())
+        .map(|i| answerer(&net, i))
+        .collect::<Result<_, String>>()?;
     // A call or two to let the kernel find the neighbours.
     calls(&net, "warm", 3)?;
 
@@ -60,8 +63,11 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     net.progress("done");
     net.progress_end();
 
-    let phases =
-        [("all three", minus(one, zero)), ("one out", minus(three, two)), ("back again", minus(four, three))];
+    let phases = [
+        ("all three", minus(one, zero)),
+        ("one out", minus(three, two)),
+        ("back again", minus(four, three)),
+    ];
     let mut text = table("calls given to", &phases);
     text.push_str(&format!(
         "\ncalls completed: {}, {}, {}; failed: {}, {}, {}\n\
@@ -73,16 +79,34 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     // What was open to the killed server: a third of the calls of a call's length.
     let open = (RATE * (TALK_MS + 500) / 1000).div_ceil(3) + 5;
     let mut promises = Promises::default();
-    promises.see(before.good == CALLS && before.failed == 0, format!("{CALLS} calls complete while all are there"));
-    promises.see(phases[0].1.iter().all(|n| *n > 0), "all three servers are used");
-    promises.see(phases[1].1[VICTIM] == 0, "the killed server gets no call once it is out");
+    promises.see(
+        before.good == CALLS && before.failed == 0,
+        format!("{CALLS} calls complete while all are there"),
+    );
+    promises.see(
+        phases[0].1.iter().all(|n| *n > 0),
+        "all three servers are used",
+    );
+    promises.see(
+        phases[1].1[VICTIM] == 0,
+        "the killed server gets no call once it is out",
+    );
     promises.see(
         during.failed <= open,
-        format!("only calls that were open to it may fail ({} did, at most {open} were)", during.failed),
+        format!(
+            "only calls that were open to it may fail ({} did, at most {open} were)",
+            during.failed
+        ),
     );
     promises.see(phases[2].1[VICTIM] > 0, "it is used again when it is back");
-    promises.see(after.good == CALLS && after.failed == 0, "no call fails after that");
-    promises.see(identity, "every received frame was transmitted, given to the kernel, dropped or held");
+    promises.see(
+        after.good == CALLS && after.failed == 0,
+        "no call fails after that",
+    );
+    promises.see(
+        identity,
+        "every received frame was transmitted, given to the kernel, dropped or held",
+    );
     drop(agents);
     let stopped = net.stop();
     promises.see(stopped.is_ok(), "the appliance stops cleanly");
@@ -97,7 +121,9 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
 fn answerer(net: &Network, i: usize) -> Result<Process, String> {
     let mut command = net.servers.command("sipp");
     command.current_dir(net.lab.dir());
-    command.args(["-sn", "uas", "-i", SERVERS[i], "-p", "5060", "-nostdin", "-t", "u1"]);
+    command.args([
+        "-sn", "uas", "-i", SERVERS[i], "-p", "5060", "-nostdin", "-t", "u1",
+    ]);
     let log = net.lab.dir().join(format!("uas{i}.log"));
     let mut process = Process::start("sipp uas", command, &log)?;
     // It listens within a moment; a call that comes too early is sent again by its caller.
@@ -114,18 +140,42 @@ fn start_calls(net: &Network, name: &str, n: u64) -> Result<(Process, PathBuf), 
     let mut command = net.client.command("sipp");
     command.current_dir(net.lab.dir());
     // One socket for each call.
-    command.args(["-sn", "uac", "-t", "un", "-max_socket", "4000", "-i", CLIENT, "-nostdin"]);
-    command.args(["-r", &RATE.to_string(), "-m", &n.to_string(), "-d", &TALK_MS.to_string()]);
+    command.args([
+        "-sn",
+        "uac",
+        "-t",
+        "un",
+        "-max_socket",
+        "4000",
+        "-i",
+        CLIENT,
+        "-nostdin",
+    ]);
+    command.args([
+        "-r",
+        &RATE.to_string(),
+        "-m",
+        &n.to_string(),
+        "-d",
+        &TALK_MS.to_string(),
+    ]);
     // A request without an answer is given up after so long.
-    command.args(["-recv_timeout", "4000", "-fd", "1", "-trace_stat", "-stf"]).arg(&file);
+    command
+        .args(["-recv_timeout", "4000", "-fd", "1", "-trace_stat", "-stf"])
+        .arg(&file);
     command.arg(format!("{VIRTUAL}:5060"));
-    let process = Process::start("sipp uac", command, &net.lab.dir().join(format!("{name}.log")))?;
+    let process = Process::start(
+        "sipp uac",
+        command,
+        &net.lab.dir().join(format!("{name}.log")),
+    )?;
     Ok((process, file))
 }
 
 fn finish_calls(caller: &mut Process, file: &PathBuf) -> Result<Calls, String> {
     caller.wait(Duration::from_secs(60))?;
-    let text = std::fs::read_to_string(file).map_err(|e| format!("sipp left no statistics: {e}"))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|e| format!("sipp left no statistics: {e}"))?;
     parse(&text).ok_or_else(|| format!("sipp's statistics are not understood:\n{text}"))
 }
 
@@ -143,7 +193,10 @@ fn parse(csv: &str) -> Option<Calls> {
         let at = names.iter().position(|n| *n == name)?;
         last.get(at)?.trim().parse().ok()
     };
-    Some(Calls { good: value("SuccessfulCall(C)")?, failed: value("FailedCall(C)")? })
+    Some(Calls {
+        good: value("SuccessfulCall(C)")?,
+        failed: value("FailedCall(C)")?,
+    })
 }
 
 #[cfg(test)]
@@ -153,7 +206,13 @@ mod tests {
     #[test]
     fn the_user_agents_statistics_are_understood() {
         let csv = "StartTime;SuccessfulCall(P);SuccessfulCall(C);FailedCall(C);\n1;1;1;0;\n2;238;239;1;\n";
-        assert_eq!(parse(csv), Some(Calls { good: 239, failed: 1 }));
+        assert_eq!(
+            parse(csv),
+            Some(Calls {
+                good: 239,
+                failed: 1
+            })
+        );
         assert_eq!(parse(""), None);
     }
 }
