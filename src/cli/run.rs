@@ -43,7 +43,7 @@ mod appliance {
 
 #[cfg(feature = "dpdk")]
 mod appliance {
-    use std::path::PathBuf;
+    use std::path::Path;
     use std::sync::{Arc, Mutex, PoisonError};
     use std::time::Duration;
 
@@ -143,7 +143,7 @@ mod appliance {
         })
     }
 
-    fn load(file: &PathBuf) -> Result<(Loaded, Lowered), Vec<String>> {
+    fn load(file: &Path) -> Result<(Loaded, Lowered), Vec<String>> {
         let rendered = |p: &[config::Problem]| p.iter().map(ToString::to_string).collect();
         let loaded = config::load(file).map_err(|problems| rendered(&problems))?;
         let fixed = fixed(&loaded.config);

@@ -240,8 +240,8 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         match p.ip.flow.proto {
-            proto::TCP | proto::UDP if p.ip.fragment.is_some() && !atomic(&p.ip) => {
-                self.fragment(cx, &p.ip)
+            proto::TCP | proto::UDP if p.ip.fragment.is_some() && !atomic(p.ip) => {
+                self.fragment(cx, p.ip)
             }
             proto::TCP | proto::UDP => self.flow(cx, p, hit, sink),
             proto::ICMP | proto::ICMPV6 => self.icmp(cx, p, sink),
@@ -273,7 +273,7 @@ impl Director {
             }) => {
                 return self.reply(cx, p, index, sink);
             }
-            Some(Hit { index, .. }) => self.usable(cx, &p.ip, index),
+            Some(Hit { index, .. }) => self.usable(cx, p.ip, index),
             None => Usable::No,
         };
         match found {
@@ -450,7 +450,7 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let bytes = u64::from(p.ip.len());
-        let conn = self.advance::<F>(cx, &p.ip, index, dest, Direction::FromClient);
+        let conn = self.advance::<F>(cx, p.ip, index, dest, Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
         let counted = cx.counters.service(ServiceId(service));
         counted.packets_in.inc();
@@ -481,9 +481,9 @@ impl Director {
             return v;
         }
         let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
+        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
         match dest.method {
-            Method::Masq => rewrite::nat_dst(p.buf.data_mut(), &mut p.ip, daddr, dport),
+            Method::Masq => rewrite::nat_dst(p.buf.data_mut(), p.ip, daddr, dport),
             Method::Direct => {}
             Method::Tunnel => {
                 if !self.encapsulate(cx, p, dest, way) {
@@ -508,7 +508,7 @@ impl Director {
             return Verdict::Drop(DropReason::DestUnavailable);
         };
         let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
-        let conn = self.advance::<F>(cx, &p.ip, index, dest, Direction::FromServer);
+        let conn = self.advance::<F>(cx, p.ip, index, dest, Direction::FromServer);
         let (service, vaddr, vport) = (conn.service, conn.vaddr(), conn.vport());
         if let Err(v) = self.passable(cx, p, way, 0, sink) {
             return v;
@@ -520,8 +520,8 @@ impl Director {
         server.packets_out.inc();
         server.bytes_out.add(bytes);
         let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
-        rewrite::nat_src(p.buf.data_mut(), &mut p.ip, vaddr, vport);
+        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
+        rewrite::nat_src(p.buf.data_mut(), p.ip, vaddr, vport);
         way_verdict(way)
     }
 
@@ -626,11 +626,11 @@ impl Director {
         match dest.addr {
             std::net::IpAddr::V4(a) => {
                 let src = V4::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V4, B>(p.buf, &p.ip, src, a.into(), id)
+                wrap::<F, V4, B>(p.buf, p.ip, src, a.into(), id)
             }
             std::net::IpAddr::V6(a) => {
                 let src = V6::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V6, B>(p.buf, &p.ip, src, a.into(), id)
+                wrap::<F, V6, B>(p.buf, p.ip, src, a.into(), id)
             }
         }
     }
@@ -645,7 +645,7 @@ impl Director {
         from: Option<F::Addr>,
         sink: &mut impl Sink<B>,
     ) {
-        if !icmp::may_answer(p.buf.data(), &p.ip, false) || !self.icmp_token(cx.now) {
+        if !icmp::may_answer(p.buf.data(), p.ip, false) || !self.icmp_token(cx.now) {
             return;
         }
         let from = from
@@ -692,10 +692,10 @@ impl Director {
         p: &mut Carried<'_, F, B>,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let mut embedded = match icmp::embedded(p.buf.data(), &p.ip) {
+        let mut embedded = match icmp::embedded(p.buf.data(), p.ip) {
             Ok(Some(e)) => e,
             Ok(None) => return Verdict::Punt,
-            Err(reason) => return self.malformed_icmp(cx, &p.ip, reason),
+            Err(reason) => return self.malformed_icmp(cx, p.ip, reason),
         };
         // The quoted packet travelled away from us, so what we would have received is its reverse.
         let key = embedded.flow().reversed();
@@ -758,7 +758,7 @@ impl Director {
         let (addr, port) = (conn.daddr(), conn.dport());
         if let Err(r) = icmp::translate(
             p.buf.data_mut(),
-            &mut p.ip,
+            p.ip,
             embedded,
             rewrite::Side::Dst,
             addr,
@@ -767,7 +767,7 @@ impl Director {
             return Verdict::Drop(r);
         }
         let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
+        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
         way_verdict(way)
     }
 
@@ -786,7 +786,7 @@ impl Director {
         let (addr, port) = (conn.vaddr(), conn.vport());
         if let Err(r) = icmp::translate(
             p.buf.data_mut(),
-            &mut p.ip,
+            p.ip,
             embedded,
             rewrite::Side::Src,
             addr,
@@ -795,7 +795,7 @@ impl Director {
             return Verdict::Drop(r);
         }
         let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), &mut p.ip, ttl);
+        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
         way_verdict(way)
     }
 

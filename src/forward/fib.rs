@@ -56,6 +56,9 @@ pub struct FibPort {
     pub addr6: Option<Addr6>,
 }
 
+/// The routes of one prefix length.
+type Level<F> = (u8, HashMap<<F as Family>::Addr, Hop<F>>);
+
 #[derive(Clone, Copy, Debug)]
 struct Hop<F: Family> {
     port: PortId,
@@ -65,12 +68,12 @@ struct Hop<F: Family> {
 /// Longest-prefix match: one hash table per prefix length in use, longest first.
 #[derive(Debug)]
 struct Lpm<F: Family> {
-    levels: Vec<(u8, HashMap<F::Addr, Hop<F>>)>,
+    levels: Vec<Level<F>>,
 }
 
 impl<F: Family> Lpm<F> {
     fn build(routes: &[(Prefix, PortId, Option<IpAddr>)]) -> Self {
-        let mut levels: Vec<(u8, HashMap<F::Addr, Hop<F>>)> = Vec::new();
+        let mut levels: Vec<Level<F>> = Vec::new();
         for (to, port, via) in routes {
             let Some(addr) = F::from_ip(to.addr) else {
                 continue;

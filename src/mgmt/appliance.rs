@@ -37,6 +37,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// Polls without work after which a worker that may sleep does.
 const IDLE_POLLS: u32 = 256;
 
+/// Makes a frame of these bytes in a device's buffer, if it has one.
+pub type FrameMaker<B> = Box<dyn Fn(&[u8]) -> Option<B>>;
+
 /// A port whose device is open.
 pub struct OpenPort<I: PacketIo> {
     /// Its queues, in the workers' order.
@@ -44,7 +47,7 @@ pub struct OpenPort<I: PacketIo> {
     /// The MAC address that the device has.
     pub mac: Mac,
     /// Makes a frame of these bytes in a buffer of the device's, for the management core.
-    pub frame: Box<dyn Fn(&[u8]) -> Option<I::Buf>>,
+    pub frame: FrameMaker<I::Buf>,
 }
 
 impl<I: PacketIo> fmt::Debug for OpenPort<I> {
@@ -503,7 +506,7 @@ fn wanted_addresses(snapshot: &Snapshot) -> Vec<(PortId, Prefix)> {
         let home = kernel_ports
             .iter()
             .find(|(_, p)| p.addresses.iter().any(|a| covers(a, addr)))
-            .or(kernel_ports.first());
+            .or_else(|| kernel_ports.first());
         let own = wanted.iter().any(|(_, p)| p.addr == addr);
         if let (Some((id, _)), false) = (home, own) {
             let len = if addr.is_ipv4() { 32 } else { 128 };
@@ -571,12 +574,7 @@ async fn to_kernel<B: PacketBuf>(punts: Ring<B>, tap: Rc<Tap>) {
 }
 
 /// Moves the kernel's frames to the worker that sends them.
-async fn from_kernel<B: PacketBuf>(
-    injects: Ring<B>,
-    tap: Rc<Tap>,
-    frame: Box<dyn Fn(&[u8]) -> Option<B>>,
-    mtu: u16,
-) {
+async fn from_kernel<B: PacketBuf>(injects: Ring<B>, tap: Rc<Tap>, frame: FrameMaker<B>, mtu: u16) {
     let mut bytes = vec![0; usize::from(mtu) + 22];
     loop {
         match tap.recv(&mut bytes).await {

@@ -267,6 +267,7 @@ impl<I: PacketIo> Outbound<I> {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // The frame ends here.
     fn drop(&self, frame: Owed<I::Buf>, reason: DropReason) {
         self.shared.counters.drops[reason as usize].add(u64::from(frame.stands_for));
     }

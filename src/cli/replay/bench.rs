@@ -197,7 +197,7 @@ fn drive<I: PacketIo>(worker: &mut Worker<I>, rate: Option<u64>, plane: &Plane) 
     let mut polls = 0u32;
     while !plane.stop.load(Ordering::Relaxed) {
         // Ticks are 10 ms; looking at the clock every 16 polls is a few microseconds of error.
-        if polls % 16 == 0 || rate.is_some() {
+        if polls.is_multiple_of(16) || rate.is_some() {
             now = Tick::from_elapsed(began.elapsed());
         }
         polls = polls.wrapping_add(1);

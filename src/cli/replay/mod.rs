@@ -250,7 +250,7 @@ fn by_capture(
             bed.frame(port, &frame, now);
             write_out(&mut bed, &mut sinks, clock.now_ns)?;
         }
-        cut = cut.or(merge.failure());
+        cut = cut.or_else(|| merge.failure());
     }
     bed.advance(clock.pause(options.settle));
     bed.finish();
@@ -296,7 +296,7 @@ fn write_out(
         if let Some((path, writer)) = sinks[usize::from(port.0)].as_mut()
             && let Err(error) = writer.write(now_ns, frame)
         {
-            failed.get_or_insert(ReplayError::Capture {
+            failed.get_or_insert_with(|| ReplayError::Capture {
                 path: path.clone(),
                 error,
             });
