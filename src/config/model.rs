@@ -187,10 +187,10 @@ pub struct Service {
     /// Virtual port, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// Scheduler, by the names of LVS: rr, wrr, lc, wlc; default wlc.
+    /// Scheduler, by the names of LVS, and hprio: rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos, hprio; default wlc.
     #[serde(default = "default_scheduler")]
     pub scheduler: String,
-    /// Flags of the scheduler, by the names of LVS; default none (no scheduler of this release has any).
+    /// Flags of the scheduler, by the names of LVS; default none. `sh`: fallback, port, kernel_tables; `mh`: fallback, port, table=SLOTS.
     #[serde(default)]
     pub scheduler_flags: List<String>,
     /// The real servers, in the order in which `ipvsadm -a` would add them; default none.
@@ -404,22 +404,14 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("Service", "payload_key"),
     ("Service", "on_server_down"),
     ("Protocol", "sctp"),
-    ("scheduler", "sed"),
-    ("scheduler", "nq"),
-    ("scheduler", "fo"),
-    ("scheduler", "ovf"),
-    ("scheduler", "dh"),
-    ("scheduler", "sh"),
-    ("scheduler", "mh"),
-    ("scheduler", "lblc"),
-    ("scheduler", "lblcr"),
-    ("scheduler", "twos"),
-    ("scheduler", "hprio"),
     ("scheduler", "offh"),
 ];
 
-/// Schedulers that `scheduler` may name, by the names of LVS. The one place that says so.
-pub(super) const SCHEDULERS: &[&str] = &["rr", "wrr", "lc", "wlc"];
+/// Schedulers that `scheduler` may name: those that there are but `offh`, which needs the key of a session.
+pub(super) const SCHEDULERS: &[&str] = &[
+    "rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos",
+    "hprio",
+];
 
 /// Words that other programs (ipvsadm, keepalived, HAProxy) have for our keys and choices.
 pub(super) const SYNONYMS: &[(&str, &str)] = &[

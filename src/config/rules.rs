@@ -18,6 +18,7 @@ use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
 use super::values::{Cidr, bits, contains, network};
 use crate::forward::defs::Prefix;
+use crate::sched;
 
 /// EAL arguments that Polder gives itself, and the key that decides each.
 const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
@@ -380,9 +381,21 @@ impl Rules<'_, '_, '_> {
             self.error(service.node, "scheduler", &message);
             return;
         }
+        let check = |flags: &[String]| sched::check(name, flags, service.servers.len());
+        let mut sound = true;
         for flag in service.scheduler_flags.iter() {
-            let message = format!("the scheduler `{name}` has no flags; remove `{}`", **flag);
-            self.error(flag.node, "", &message);
+            if let Err(e) = check(&[(**flag).clone()]) {
+                self.error(flag.node, "", &e.to_string());
+                sound = false;
+            }
+        }
+        let all: Vec<String> = service
+            .scheduler_flags
+            .iter()
+            .map(|f| (**f).clone())
+            .collect();
+        if sound && let Err(e) = check(&all) {
+            self.error(service.node, "scheduler", &e.to_string());
         }
     }
 

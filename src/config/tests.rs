@@ -685,16 +685,16 @@ fn services_are_consistent() {
                 "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: wlcc, servers: [{address: 10.0.0.11}]}\n",
             ),
             &[
-                "3:63: error: services[0].scheduler: `wlcc` is not one of `rr`, `wrr`, `lc` and `wlc`; did you mean `wlc`?",
+                "3:63: error: services[0].scheduler: `wlcc` is not one of `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `fo`, `ovf`, `dh`, `sh`, `mh`, `lblc`, `lblcr`, `twos` and `hprio`; did you mean `wlc`?",
             ],
         ),
         row(
             "later scheduler",
             service(
-                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: mh, servers: [{address: 10.0.0.11}]}\n",
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: offh, servers: [{address: 10.0.0.11}]}\n",
             ),
             &[
-                "3:63: error: services[0].scheduler: this release of Polder does not have `mh` yet; it has `rr`",
+                "3:63: error: services[0].scheduler: this release of Polder does not have `offh` yet; it has `rr`",
             ],
         ),
         row(
@@ -703,7 +703,7 @@ fn services_are_consistent() {
                 "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler_flags: [fallback], servers: [{address: 10.0.0.11}]}\n",
             ),
             &[
-                "3:70: error: services[0].scheduler_flags[0]: the scheduler `wlc` has no flags; remove `fallback`",
+                "3:70: error: services[0].scheduler_flags[0]: scheduler `wlc` takes no flags, so not `fallback`",
             ],
         ),
         row(

@@ -249,7 +249,8 @@ struct ServiceSlot {
     state: Arc<SchedState>,
     /// Servers' slots at the last build, newest first, with what a scheduler's rebuild depends on.
     previous: Vec<Arc<Dest>>,
-    retired: bool,
+    /// The generation it was removed in, if it was.
+    retired: Option<u64>,
 }
 
 /// Gives services and real servers their slots and builds snapshots.
@@ -257,6 +258,12 @@ struct ServiceSlot {
 pub struct Registry {
     services: Vec<Option<ServiceSlot>>,
     dests: Vec<Option<DestSlot>>,
+    /// Slots by what they are for.
+    service_at: HashMap<ServiceKind, usize>,
+    dest_at: HashMap<(ServiceId, IpAddr, u16), usize>,
+    /// Below these there is no free slot.
+    service_cursor: usize,
+    dest_cursor: usize,
     seed: u64,
     generation: u64,
 }
@@ -268,6 +275,10 @@ impl Registry {
         Self {
             services: vec![None; services],
             dests: vec![None; dests],
+            service_at: HashMap::new(),
+            dest_at: HashMap::new(),
+            service_cursor: 0,
+            dest_cursor: 0,
             seed,
             generation: 0,
         }
@@ -348,36 +359,24 @@ impl Registry {
     }
 
     fn service_slot(&mut self, def: &ServiceDef) -> Result<ServiceId, BuildError> {
-        let found = self
-            .services
-            .iter()
-            .position(|s| s.as_ref().is_some_and(|s| s.kind == def.kind));
-        let at = match found {
-            Some(i) => i,
+        let at = match self.service_at.get(&def.kind) {
+            Some(i) => *i,
             None => {
-                let i = self
-                    .services
-                    .iter()
-                    .position(Option::is_none)
-                    .or_else(|| {
-                        self.services
-                            .iter()
-                            .position(|s| s.as_ref().is_some_and(|s| s.retired))
-                    })
-                    .ok_or(BuildError::TooManyServices {
-                        limit: self.services.len(),
-                    })?;
+                let limit = self.services.len();
+                let i = free_from(&self.services, &mut self.service_cursor)
+                    .ok_or(BuildError::TooManyServices { limit })?;
                 self.services[i] = Some(ServiceSlot {
                     kind: def.kind,
                     state: Arc::default(),
                     previous: Vec::new(),
-                    retired: false,
+                    retired: None,
                 });
+                self.service_at.insert(def.kind, i);
                 i
             }
         };
         if let Some(slot) = &mut self.services[at] {
-            slot.retired = false;
+            slot.retired = None;
         }
         Ok(ServiceId(
             u32::try_from(at).expect("slot numbers are bounded by the limits"),
@@ -390,17 +389,14 @@ impl Registry {
         proto: u8,
         def: &DestDef,
     ) -> Result<Arc<Dest>, BuildError> {
-        let same = |s: &DestSlot| s.service == service && s.addr == def.addr && s.port == def.port;
-        let found = self.dests.iter().position(|s| s.as_ref().is_some_and(same));
+        let key = (service, def.addr, def.port);
         let limit = self.dests.len();
-        let at = match found {
-            Some(i) => i,
+        let at = match self.dest_at.get(&key) {
+            Some(i) => *i,
             None => {
-                let i = self
-                    .dests
-                    .iter()
-                    .position(Option::is_none)
+                let i = free_from(&self.dests, &mut self.dest_cursor)
                     .ok_or(BuildError::TooManyServers { limit })?;
+                self.dest_at.insert(key, i);
                 self.dests[i] = Some(DestSlot {
                     service,
                     addr: def.addr,
@@ -498,7 +494,7 @@ impl Registry {
     ) {
         for (slot, kept) in self.services.iter_mut().zip(kept_services) {
             if let (Some(s), false) = (slot, kept) {
-                s.retired = true;
+                s.retired.get_or_insert(self.generation);
             }
         }
         let generation = self.generation;
@@ -515,7 +511,10 @@ impl Registry {
             }
             match &s.retired {
                 Some(d) => put(&mut out.dests, d.id.0, Arc::clone(d)),
-                None => *slot = None,
+                None => {
+                    self.dest_at.remove(&(s.service, s.addr, s.port));
+                    *slot = None;
+                }
             }
         }
         for d in out.dests.iter().flatten() {
@@ -524,19 +523,42 @@ impl Registry {
         }
     }
 
+    /// Frees slots that nothing refers to and that no worker can still come to refer to.
     fn free_retired(&mut self, oldest_generation: u64) {
+        let mut in_use = vec![false; self.services.len()];
         for slot in &mut self.dests {
-            let free = slot.as_ref().is_some_and(|s| {
-                s.retired.is_some()
-                    && s.retired_generation <= oldest_generation
-                    && s.shared.total() == 0
-                    && s.shared.persistent() == 0
-            });
+            let Some(s) = slot else { continue };
+            let free = s.retired.is_some()
+                && s.retired_generation <= oldest_generation
+                && s.shared.total() == 0
+                && s.shared.persistent() == 0;
             if free {
+                self.dest_at.remove(&(s.service, s.addr, s.port));
+                *slot = None;
+            } else {
+                in_use[s.service.0 as usize] = true;
+            }
+        }
+        for (slot, in_use) in self.services.iter_mut().zip(in_use) {
+            let Some(s) = slot else { continue };
+            if s.retired.is_some_and(|g| g <= oldest_generation) && !in_use {
+                self.service_at.remove(&s.kind);
                 *slot = None;
             }
         }
+        (self.service_cursor, self.dest_cursor) = (0, 0);
     }
+}
+
+/// The first free slot from `cursor` on, which moves there: between two sweeps slots are only filled.
+fn free_from<T>(slots: &[Option<T>], cursor: &mut usize) -> Option<usize> {
+    let found = slots
+        .iter()
+        .skip(*cursor)
+        .position(Option::is_none)
+        .map(|i| i + *cursor);
+    *cursor = found.unwrap_or(slots.len());
+    found
 }
 
 fn proto_of(def: &ServiceDef) -> u8 {

@@ -142,7 +142,8 @@ fn race<I: PacketIo + 'static>(
         .enumerate()
         .map(|(i, mut worker)| {
             let (start, plane) = (Arc::clone(&start), Arc::clone(plane));
-            let core = cores.get(i % cores.len().max(1)).copied();
+            // From the last processor down: the first has the interrupts and everybody else.
+            let core = cores.iter().rev().cycle().nth(i).copied();
             std::thread::spawn(move || {
                 if let Some(core) = core {
                     core_affinity::set_for_current(core);
