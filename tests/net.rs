@@ -591,6 +591,118 @@ fn every_checksum_is_right_at_both_ends() {
             "ip.checksum.status==\"Bad\" || udp.checksum.status==\"Bad\" || \
              (tcp.checksum.status==\"Bad\" && tcp.checksum != 0xffff)",
         );
+        assert_eq!(bad, 0, "{}: wrong checksums", file.display());
+    }
+    live.finish();
+}
+
+#[test]
+fn the_kernel_does_its_part_while_traffic_flows() {
+    let Some(_host) = host(
+        "the_kernels_part",
+        &["nginx", "curl", "wrk", "ping", "python3"],
+    ) else {
+        return;
+    };
+    let live = Live::start(Arms::Two, 2, &web(Arms::Two));
+    let _servers = live.web_servers(Arms::Two);
+    let url = format!("http://{VIP}/");
+    live.first_answer(&url);
+    let mut load = live.client.command("wrk");
+    load.args(["-t", "1", "-c", "20", "-d", "12", "--timeout", "8", &url]);
+    let mut load = ok(Process::start("wrk", load, &live.lab.dir().join("wrk.log")));
+
+    for addr in [VIP, VIP6, "192.0.2.10", "2001:db8:1::10"] {
+        ok(live.client.run(&format!("ping -c 3 -i 0.2 -W 2 {addr}")));
+    }
+    // TCP to the director's own address, as ssh would be.
+    let mut own = live.director.command("python3");
+    own.args([
+        "-m",
+        "http.server",
+        "2222",
+        "--bind",
+        "192.0.2.10",
+        "--directory",
+        "/usr/share/doc",
+    ]);
+    let _own = ok(Process::start(
+        "the director's own",
+        own,
+        &live.lab.dir().join("own.log"),
+    ));
+    wait_for(
+        "the director's own service",
+        Duration::from_secs(10),
+        || {
+            live.client
+                .run("curl -s -m 2 -o /dev/null http://192.0.2.10:2222/")
+                .is_ok()
+        },
+    );
+    // IPv6 neighbour discovery, from nothing.
+    ok(live.client.ip("-6 neigh flush dev c0"));
+    ok(live.client.run(&format!("ping -c 1 -W 3 {VIP6}")));
+    // A server gets another MAC address, as when it fails over to another machine.
+    ok(live.servers.ip("link set s0 address 02:00:00:00:99:01"));
+    wait_for(
+        "the service after the change",
+        Duration::from_secs(5),
+        || {
+            (0..6).all(|_| {
+                live.client
+                    .run(&format!("curl -s -m 1 -o /dev/null {url}"))
+                    .is_ok()
+            })
+        },
+    );
+    let neighbours = live.get("/v1/neighbours").to_string();
+    assert!(neighbours.contains("02:00:00:00:99:01"), "{neighbours}");
+    ok(load.wait(Duration::from_secs(30)));
+    live.finish();
+}
+
+#[test]
+fn commands_are_answered_and_reloads_lose_nothing_under_load() {
+    let Some(_host) = host("reload_under_load", &["nginx", "curl", "wrk"]) else {
+        return;
+    };
+    let live = Live::start(Arms::Two, 2, &web(Arms::Two));
+    let _servers = live.web_servers(Arms::Two);
+    let url = format!("http://{VIP}/");
+    live.first_answer(&url);
+    let mut load = live.client.command("wrk");
+    load.args(["-t", "2", "-c", "100", "-d", "8", "--timeout", "5", &url]);
+    let log = live.lab.dir().join("wrk.log");
+    let mut load = ok(Process::start("wrk", load, &log));
+    let file = live.lab.dir().join("polder.yaml");
+    let good = std::fs::read_to_string(&file).expect("the configuration");
+    let polder = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_polder"));
+        command
+            .args(arguments.split(' '))
+            .arg("--socket")
+            .arg(socket(&live.lab));
+        run(command)
+    };
+    for round in 0..8u16 {
+        for what in [
+            "services",
+            "servers",
+            "connections",
+            "neighbours",
+            "workers",
+            "ports",
+            "drops",
+        ] {
+            let began = Instant::now();
+            ok(polder(&format!("show {what} -o json")));
+            assert!(
+                began.elapsed() < Duration::from_secs(2),
+                "show {what} took {:?}",
+                began.elapsed()
+            );
+        }
         // Another service comes and goes; what is there is not touched.
         let more = service(
             "more",
