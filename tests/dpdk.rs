@@ -42,7 +42,14 @@ fn own_process(name: &str, network: Network, body: fn()) {
             "no network namespace can be made here (needs root or user namespaces)",
         );
     };
-    let output = command
+    let said = tempfile::NamedTempFile::new().expect("a file");
+    let append = || {
+        fs::OpenOptions::new()
+            .append(true)
+            .open(said.path())
+            .expect("open again")
+    };
+    let mut child = command
         .args([
             "--exact",
             name,
@@ -52,17 +59,39 @@ fn own_process(name: &str, network: Network, body: fn()) {
         ])
         .env(CASE, name)
         .stdin(Stdio::null())
-        .output()
+        .stdout(append())
+        .stderr(append())
+        .spawn()
         .expect("the test runs itself");
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    assert!(output.status.success(), "{name}: {}\n{text}", output.status);
+    let status = wait(&mut child);
+    let text = fs::read_to_string(said.path()).unwrap_or_default();
+    let Some(status) = status else {
+        panic!("{name}: not done within {LONGEST:?}\n{text}");
+    };
+    assert!(status.success(), "{name}: {status}\n{text}");
     for line in text
         .lines()
         .filter(|l| l.starts_with("SKIPPED") || l.starts_with("MEASURED"))
     {
         loudly(line);
     }
+}
+
+/// How long a case may take; far longer than any does.
+const LONGEST: Duration = Duration::from_secs(90);
+
+/// Waits for a child, and ends it when it takes too long.
+fn wait(child: &mut std::process::Child) -> Option<std::process::ExitStatus> {
+    let began = Instant::now();
+    while began.elapsed() < LONGEST {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().expect("a child can be killed");
+    child.wait().expect("a killed child ends");
+    None
 }
 
 fn child_command(network: Network) -> Option<Command> {

@@ -268,18 +268,22 @@ impl Live {
 
     /// Stops the appliance: it ends cleanly, and every frame it received has met one fate.
     fn finish(mut self) {
-        let workers = self.get("/v1/workers");
-        let sum = |name: &str| -> u64 {
-            workers["workers"]
-                .as_array()
-                .expect("a list")
-                .iter()
-                .map(|w| w[name].as_u64().expect(name))
-                .sum()
-        };
-        let between = sum("handed_out") - sum("handed_in");
-        let fates = sum("transmitted") + sum("punted") + sum("dropped") + sum("held") + between;
-        assert_eq!(sum("received"), fates, "{workers}");
+        // The last frames may still be on their way when the counters are read.
+        wait_for("one fate for every frame", Duration::from_secs(3), || {
+            let workers = self.get("/v1/workers");
+            let workers = workers["workers"].as_array().expect("a list");
+            let sum = |names: &[&str]| -> u64 {
+                let of = |w: &Value| {
+                    names
+                        .iter()
+                        .map(|n| w[*n].as_u64().expect("a number"))
+                        .sum::<u64>()
+                };
+                workers.iter().map(of).sum()
+            };
+            sum(&["received", "handed_in"])
+                == sum(&["transmitted", "punted", "dropped", "held", "handed_out"])
+        });
         let status = ok(self.appliance.stop());
         assert!(status.success(), "{status}: {}", self.log());
         let log = self.log();

@@ -132,15 +132,28 @@ impl Network {
         self.control.request(&Method::PUT, &path, body).map(drop)
     }
 
-    /// Received, punted and dropped frames; and whether every received frame met one fate.
+    /// Received, punted and dropped frames; and whether every received frame met one fate. The counters are read while
+    /// the last frames may still be on their way, so it gets some attempts.
     fn frames(&self) -> Result<(u64, u64, u64, bool), String> {
+        let mut seen = self.frames_now()?;
+        for _ in 0..20 {
+            if seen.3 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            seen = self.frames_now()?;
+        }
+        Ok(seen)
+    }
+
+    fn frames_now(&self) -> Result<(u64, u64, u64, bool), String> {
         let answer = self.control.get("/v1/workers")?;
         let all: Workers = serde_json::from_value(answer).map_err(|e| e.to_string())?;
         let sum = |f: fn(&crate::mgmt::api::Worker) -> u64| all.workers.iter().map(f).sum::<u64>();
         let received = sum(|w| w.received);
         let fates =
             sum(|w| w.transmitted) + sum(|w| w.punted) + sum(|w| w.dropped) + sum(|w| w.held);
-        let ok = received == fates + sum(|w| w.handed_out) - sum(|w| w.handed_in);
+        let ok = received + sum(|w| w.handed_in) == fates + sum(|w| w.handed_out);
         Ok((received, sum(|w| w.punted), sum(|w| w.dropped), ok))
     }
 
