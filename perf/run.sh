@@ -10,13 +10,13 @@ polder=target/release/polder
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p perf/results
-for n in 1 1000 100000 1000000; do perf/flows.py --flows $n "$work/$n.pcap"; done
+for n in 1 1000 10000 100000 1000000; do perf/flows.py --flows $n "$work/$n.pcap"; done
 : > "$work/lines"
 
 echo "memory device, 60-byte UDP, one worker, flows in random order, $rounds rounds" >&2
 for _ in $(seq "$rounds"); do
   for method in direct masq; do
-    for n in 1 1000 100000 1000000; do
+    for n in 1 1000 10000 100000 1000000; do
       "$polder" replay -c perf/$method.yaml --in wan0="$work/$n.pcap" --clock wall --repeat $((10000000 / n)) \
         --report json > "$work/report.json"
       python3 - "$work/report.json" "memory $method $n" >> "$work/lines" <<'P'
