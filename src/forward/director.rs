@@ -706,10 +706,20 @@ impl Director {
         let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) else {
             return Verdict::Punt;
         };
-        match hit.direction {
-            Direction::FromClient => self.icmp_to_server(cx, p, &mut embedded, &conn, dest, sink),
-            Direction::FromServer => self.icmp_to_client(cx, p, &mut embedded, &conn, sink),
-        }
+        let (end, way) = match hit.direction {
+            Direction::FromClient if dest.method != Method::Masq => {
+                return self.dispatch(cx, p, dest, conn.daddr(), conn.dport(), sink);
+            }
+            Direction::FromClient => (
+                (rewrite::Side::Dst, conn.daddr(), conn.dport()),
+                cx.snapshot.fib.way_to_dest(dest.id),
+            ),
+            Direction::FromServer => (
+                (rewrite::Side::Src, conn.vaddr(), conn.vport()),
+                cx.snapshot.fib.way::<F>(p.ip.flow.dst),
+            ),
+        };
+        self.relay_error(cx, p, &mut embedded, end, way, sink)
     }
 
     /// An ICMP error that quotes something malformed is dropped if it is for a virtual address or from a server's side,
@@ -738,60 +748,20 @@ impl Director {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn icmp_to_server<F: Side, B: PacketBuf>(
+    /// Sends an ICMP error on with one end of it, and the opposite end of what it quotes, translated.
+    fn relay_error<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
         embedded: &mut Embedded<F>,
-        conn: &Conn<F>,
-        dest: &Dest,
+        (side, addr, port): (rewrite::Side, F::Addr, u16),
+        way: Way,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if dest.method != Method::Masq {
-            return self.dispatch(cx, p, dest, conn.daddr(), conn.dport(), sink);
-        }
-        let way = cx.snapshot.fib.way_to_dest(dest.id);
         if let Err(v) = self.passable(cx, p, way, 0, sink) {
             return v;
         }
-        let (addr, port) = (conn.daddr(), conn.dport());
-        if let Err(r) = icmp::translate(
-            p.buf.data_mut(),
-            p.ip,
-            embedded,
-            rewrite::Side::Dst,
-            addr,
-            port,
-        ) {
-            return Verdict::Drop(r);
-        }
-        let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
-        way_verdict(way)
-    }
-
-    fn icmp_to_client<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        embedded: &mut Embedded<F>,
-        conn: &Conn<F>,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
-        if let Err(v) = self.passable(cx, p, way, 0, sink) {
-            return v;
-        }
-        let (addr, port) = (conn.vaddr(), conn.vport());
-        if let Err(r) = icmp::translate(
-            p.buf.data_mut(),
-            p.ip,
-            embedded,
-            rewrite::Side::Src,
-            addr,
-            port,
-        ) {
+        if let Err(r) = icmp::translate(p.buf.data_mut(), p.ip, embedded, side, addr, port) {
             return Verdict::Drop(r);
         }
         let ttl = p.ip.ttl - 1;

@@ -3,7 +3,7 @@
 //! Polder forwards what belongs to its services; all else on a port goes to the kernel through a [`Tap`]. The kernel
 //! then answers ARP and neighbour discovery for the addresses that the [`Mirror`] puts on the interface, resolves the
 //! neighbours that it is asked for, and holds the routes that an operator or a routing daemon gives it. The [`Mirror`]
-//! follows both and publishes them as a [`KernelView`], from which the integrator makes the way out.
+//! follows both and publishes them as a [`KernelView`], from which the way out is made.
 //!
 //! Knows no worker, no snapshot and no YAML. Runs on the management core's current-thread runtime. Needs
 //! `CAP_NET_ADMIN` in the network namespace, and nothing else. Which frames may come here, and how many of them, is
