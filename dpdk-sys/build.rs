@@ -39,6 +39,10 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_rx_queue_setup",
     "rte_eth_stats_get",
     "rte_eth_tx_queue_setup",
+    "rte_intr_callback_register",
+    "rte_intr_fd_set",
+    "rte_intr_instance_alloc",
+    "rte_intr_type_set",
     "rte_mempool_avail_count",
     "rte_mempool_free",
     "rte_openlog_stream",
@@ -54,10 +58,11 @@ const FUNCTIONS: &[&str] = &[
 const CONSTANTS: &str = "POLDER_.*";
 
 /// Structures that are only pointed to. `rte_mbuf` is here because its fields move between releases.
-const OPAQUE: [&str; 6] = [
+const OPAQUE: [&str; 7] = [
     "rte_mbuf",
     "rte_mempool",
     "rte_device",
+    "rte_intr_handle",
     "rte_eth_vmdq_.*",
     "rte_eth_dcb_.*",
     "_IO_FILE",

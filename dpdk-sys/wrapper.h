@@ -15,6 +15,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_interrupts.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -60,6 +61,8 @@ static const uint64_t POLDER_RSS_IP = RTE_ETH_RSS_IP;
 static const uint64_t POLDER_RSS_TCP = RTE_ETH_RSS_TCP;
 static const uint64_t POLDER_RSS_UDP = RTE_ETH_RSS_UDP;
 static const uint32_t POLDER_MQ_RX_RSS = RTE_ETH_MQ_RX_RSS;
+static const uint32_t POLDER_INTR_PRIVATE = RTE_INTR_INSTANCE_F_PRIVATE;
+static const uint32_t POLDER_INTR_EXTERNAL = RTE_INTR_HANDLE_EXT;
 static const uint16_t POLDER_HEADROOM = RTE_PKTMBUF_HEADROOM;
 
 /* Whether a port has carrier, and how fast. The bit fields of struct rte_eth_link moved in 24.11. */

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::console;
 use super::device::pci_address;
 use super::errno::Errno;
+use super::interrupts::Bell;
 
 /// How EAL starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +143,8 @@ struct Instance {
     control: Mutex<Vec<u16>>,
     debug: bool,
     remarks: String,
+    /// To reach DPDK's interrupt thread; without it there is no clean-up.
+    bell: Option<&'static Bell>,
     /// A buffer is still outstanding somewhere, so its memory must stay.
     pinned: AtomicBool,
 }
@@ -178,6 +181,7 @@ impl Eal {
                 control: Mutex::new(Vec::new()),
                 debug: config.debug,
                 remarks: said,
+                bell: Bell::hang(),
                 pinned: AtomicBool::new(false),
             }),
         })
@@ -222,6 +226,12 @@ impl Eal {
         console::listen(self.instance.debug, || operation(&mut ports))
     }
 
+    /// Waits until DPDK's own thread has handled what is due, which a device's close must not meet.
+    pub(super) fn settle(&self) {
+        // Without an answer there is nothing better to do than to go on.
+        let _ = self.instance.bell.is_some_and(Bell::settle);
+    }
+
     /// Keeps all of DPDK's memory mapped until the process ends.
     pub(super) fn pin(&self) {
         self.instance.pinned.store(true, Ordering::Relaxed);
@@ -230,8 +240,9 @@ impl Eal {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if !self.pinned.load(Ordering::Relaxed) {
-            // SAFETY: this is the last handle, and ports, pools and registered threads each hold one: none is left.
+        if !self.pinned.load(Ordering::Relaxed) && self.bell.is_some_and(Bell::put_to_sleep) {
+            // SAFETY: this is the last handle, and ports, pools and registered threads each hold one: none is left;
+            // nor does DPDK's own thread touch the memory any more.
             unsafe { dpdk_sys::rte_eal_cleanup() };
         }
     }

@@ -12,8 +12,11 @@
 //! descriptor for the device to do it, and virtual devices report checksums that nobody computed. 802.1Q tags stay in
 //! the frame. RSS is on where the device has more than one receive queue and can do it.
 //!
-//! Cost: one C call per burst; per received frame one look at the first cache line of its `rte_mbuf`, which the driver
-//! has just written and the worker needs next.
+//! Cost: one C call per burst, and per received frame one look at the first cache line of its `rte_mbuf`, which the
+//! driver has just written and the worker needs next: 2 to 3 ns, measured over `net_null` with and without it.
+//!
+//! A limit of a driver: `net_af_xdp` forgets the buffers that wait in its rings when it closes (some 2,000 per
+//! queue), so the pool's memory stays mapped until the process ends.
 
 #![warn(clippy::multiple_unsafe_ops_per_block)]
 
@@ -21,6 +24,7 @@ mod console;
 mod device;
 mod eal;
 mod errno;
+mod interrupts;
 mod mbuf;
 mod pool;
 mod port;

@@ -413,6 +413,7 @@ impl Drop for Running {
         let eal = self.eal.clone();
         eal.control(|open| {
             self.drain_and_stop();
+            eal.settle();
             self.close();
             open.retain(|&id| id != self.id);
         });
