@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::net::{Af, Family, Mac, V4, V6};
+use crate::net::{Af, Family, FlowKey, Mac, V4, V6};
 use crate::persist::{Engine, PayloadKey};
 use crate::table::{AdminState, Method};
 
@@ -21,6 +21,25 @@ pub struct Prefix {
     pub addr: IpAddr,
     /// Prefix length in bits.
     pub len: u8,
+}
+
+impl Prefix {
+    /// Whether an address is within it.
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let shift = |width: u32| width.saturating_sub(u32::from(self.len));
+        match (self.addr, addr) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let differing = a.to_bits() ^ b.to_bits();
+                differing.checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let differing = a.to_bits() ^ b.to_bits();
+                differing.checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A port.
@@ -133,6 +152,32 @@ pub struct MarkRule {
     pub ports: Option<(u16, u16)>,
     /// The port they come in by.
     pub input: Option<PortId>,
+}
+
+impl MarkRule {
+    /// Whether a packet is one that the rule describes.
+    #[must_use]
+    pub fn fits<F: Family>(&self, flow: &FlowKey<F>, ingress: PortId) -> bool {
+        let within =
+            |range: Option<(u16, u16)>, port| range.is_none_or(|(a, b)| (a..=b).contains(&port));
+        self.input.is_none_or(|port| port == ingress)
+            && self.proto.is_none_or(|proto| proto == flow.proto)
+            && within(self.source_ports, flow.src_port)
+            && within(self.ports, flow.dst_port)
+            && self.fits_addresses(flow.src.into(), flow.dst.into())
+    }
+
+    /// Whether packets between these addresses may be ones that the rule describes.
+    #[must_use]
+    pub fn fits_addresses(&self, src: IpAddr, dst: IpAddr) -> bool {
+        self.from.is_none_or(|p| p.contains(src)) && self.to.is_none_or(|p| p.contains(dst))
+    }
+
+    /// The family of packets that the rule can describe, if only one.
+    #[must_use]
+    pub fn family(&self) -> Option<Af> {
+        self.from.or(self.to).map(|p| Af::of(p.addr))
+    }
 }
 
 /// Which part of a client's address makes a group of clients that are kept together (specification §3.1).
@@ -257,6 +302,21 @@ impl ServiceDef {
             ServiceKind::Address { addr, .. } => Af::of(addr),
             ServiceKind::Mark { af, .. } => af,
         }
+    }
+
+    /// Its virtual port; 0 for a service of every port and one of a mark.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self.kind {
+            ServiceKind::Address { port, .. } => port,
+            ServiceKind::Mark { .. } => 0,
+        }
+    }
+
+    /// Whether packets keep the port they were sent to, whatever port the real server has (specification §3.2).
+    #[must_use]
+    pub fn keeps_port(&self) -> bool {
+        self.persistence.is_some() && self.port() == 0
     }
 }
 
