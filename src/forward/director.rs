@@ -7,24 +7,34 @@
 //! Sketch of an established flow's packet, one worker, 60 bytes: parse 10 ns, hash 2 ns, bucket and entry prefetched over
 //! the burst 15 ns each at worst, server and service counters in L1, header rewrite 10 ns. Two cold lines per packet.
 
+mod choice;
+mod datagram;
+mod errors;
+mod one_packet;
+mod outgoing;
+mod session;
+
 use std::sync::Arc;
 
-use super::defs::PortId;
-use super::fib::{Egress, Way};
-use super::snapshot::{FamilyIndex, Service, Services, Snapshot};
-use crate::net::icmp::{self, Embedded, IcmpError};
+use super::defs::{OnServerDown, PortId};
+use super::fib::Egress;
+use super::snapshot::{FTP, FamilyIndex, Service, Services, Snapshot};
+use crate::net::icmp::IcmpError;
 use crate::net::packet::{proto, tcp_flags};
-use crate::net::rewrite::{self, Outer};
+use crate::net::rewrite;
 use crate::net::scope::is_valid_source;
 use crate::net::{
-    Af, BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6, parse,
+    BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6, parse,
 };
-use crate::sched::{Selection, select_and_reserve};
-use crate::table::state::{TcpTable, new_connection_expected, tcp_step};
+use crate::table::state::{TcpState, TcpTable, new_connection_expected, tcp_step};
 use crate::table::{
-    Conn, ConnIdx, ConnTable, Dest, DestId, Direction, Ends, Expiry, Hit, InsertError, Method,
-    ServiceId, TableError, WorkerCounters,
+    Conn, ConnIdx, ConnTable, Dest, DestId, Direction, Ends, Expiry, Hit, InsertError, NONE,
+    ServiceId, TableError, Templates, WorkerCounters,
 };
+
+use choice::{Chosen, Refused};
+use datagram::Applied;
+pub use session::Evict;
 
 /// What is to be done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +54,31 @@ pub enum Verdict {
     HandOver(usize),
     /// Drop it.
     Drop(DropReason),
+    /// It is a fragment: keep it until its datagram is whole.
+    Collect,
 }
 
 /// Takes frames with their verdicts.
 pub trait Sink<B: PacketBuf> {
-    /// Carries out `verdict` on `buf`, which came in by `ingress`.
+    /// Carries out `verdict` on `buf`, which came in by `ingress`. Never [`Verdict::Collect`].
     fn accept(&mut self, ingress: PortId, buf: B, verdict: Verdict);
+    /// Keeps a fragment, whose headers are `packet`'s, until its datagram is whole.
+    fn collect(&mut self, ingress: PortId, buf: B, packet: &Packet);
+    /// Hands the fragments of one datagram to another worker, all or none, and leaves `pieces` empty.
+    fn hand_over_datagram(&mut self, worker: usize, pieces: &mut Pieces<B>);
+    /// Has another worker end a connection; `false` when it can't be told.
+    fn evict(&mut self, worker: usize, evict: Evict) -> bool;
     /// A free buffer for a frame that the director makes itself; `None` when there is none.
     fn alloc(&mut self, port: PortId) -> Option<B>;
     /// Sends a frame that the director made itself.
     fn send_own(&mut self, buf: B, verdict: Verdict);
 }
+
+/// Fragments of one datagram at most.
+pub const PIECES_MAX: usize = 64;
+
+/// The fragments of one datagram in the order of their offsets, each with the port that it came in by.
+pub type Pieces<B> = arrayvec::ArrayVec<(PortId, B), PIECES_MAX>;
 
 /// What comes with a burst.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +87,8 @@ pub struct Context<'a> {
     pub now: Tick,
     /// Configuration.
     pub snapshot: &'a Snapshot,
+    /// Templates of all workers.
+    pub templates: &'a Templates,
     /// Counters of this worker.
     pub counters: &'a WorkerCounters,
     /// Port the frames came in by.
@@ -130,9 +156,6 @@ pub struct DirectorConfig {
     pub owner_key: HashKey,
 }
 
-/// ICMP errors that one worker may send per second; as many may be sent at once after a pause.
-const ICMP_PER_SECOND: u32 = 1000;
-
 /// The director of one worker.
 #[derive(Debug)]
 pub struct Director {
@@ -142,6 +165,8 @@ pub struct Director {
     random: u64,
     icmp_tokens: u32,
     icmp_refilled: Tick,
+    /// What was done to the first fragment of the datagram that is being worked on.
+    applied: Option<Applied>,
 }
 
 type Hits = [Option<Hit>; BURST];
@@ -157,8 +182,9 @@ impl Director {
             v4: ConnTable::new(config.connections4, config.table_key)?,
             v6: ConnTable::new(config.connections6, config.table_key)?,
             random: config.table_key.0[0] | 1,
-            icmp_tokens: ICMP_PER_SECOND,
+            icmp_tokens: outgoing::ICMP_PER_SECOND,
             icmp_refilled: Tick(0),
+            applied: None,
         })
     }
 
@@ -205,17 +231,20 @@ impl Director {
                     None => match &mut p.l3 {
                         L3::V4(ip) => {
                             let hit = self.v4.recheck(&ip.flow, hits4[i], then.0);
-                            self.packet(cx, &mut Carried { ip, buf: &mut buf }, hit, sink)
+                            self.packet(cx, &mut Carried::new(ip, &mut buf), hit, sink)
                         }
                         L3::V6(ip) => {
                             let hit = self.v6.recheck(&ip.flow, hits6[i], then.1);
-                            self.packet(cx, &mut Carried { ip, buf: &mut buf }, hit, sink)
+                            self.packet(cx, &mut Carried::new(ip, &mut buf), hit, sink)
                         }
                         L3::Other(_) => Verdict::Punt,
                     },
                 },
             };
-            sink.accept(cx.ingress, buf, verdict);
+            match (verdict, packet) {
+                (Verdict::Collect, Ok(packet)) => sink.collect(cx.ingress, buf, packet),
+                _ => sink.accept(cx.ingress, buf, verdict),
+            }
         }
     }
 
@@ -249,16 +278,6 @@ impl Director {
         }
     }
 
-    /// Fragments are not put together: those for a virtual address are dropped, the others are the kernel's.
-    fn fragment<F: Side>(&self, cx: &Context<'_>, ip: &Ip<F>) -> Verdict {
-        let index = F::index(&cx.snapshot.services);
-        if index.is_virtual(ip.flow.dst) || index.is_dest_addr(ip.flow.src) {
-            Verdict::Drop(DropReason::Fragment)
-        } else {
-            Verdict::Punt
-        }
-    }
-
     fn flow<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
@@ -277,7 +296,13 @@ impl Director {
             None => Usable::No,
         };
         match found {
-            Usable::Yes(index, dest) => self.serve(cx, p, index, dest, sink),
+            Usable::Yes(index, dest) => {
+                if F::table(self).get(index).flags() & KEYED == 0 {
+                    self.serve(cx, p, index, dest, sink)
+                } else {
+                    self.keyed(cx, p, index, dest, sink)
+                }
+            }
             Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
             Usable::No => self.miss(cx, p, sink),
         }
@@ -288,16 +313,27 @@ impl Director {
     fn usable<'a, F: Side>(&mut self, cx: &Context<'a>, ip: &Ip<F>, index: ConnIdx) -> Usable<'a> {
         let conn = F::table(self).get(index);
         let syn = ip.flow.proto == proto::TCP && ip.tcp_flags & tcp_flags::SYN != 0;
-        let reuse =
-            syn && new_connection_expected(conn.proto(), conn.state, conn.flags(), REUSE_MODE);
-        match conn.dest_id().and_then(|id| cx.snapshot.dest(id)) {
-            Some(dest) if !reuse && dest.serving() => Usable::Yes(index, dest),
-            _ if !reuse && ip.flow.proto == proto::TCP && !syn => Usable::Refused,
-            _ => {
-                self.remove::<F>(cx, index);
-                Usable::No
+        let reuse = syn
+            && conn.template == NONE
+            && new_connection_expected(conn.proto(), conn.state, conn.flags(), REUSE_MODE);
+        if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id))
+            && !reuse
+        {
+            if dest.serving() {
+                return Usable::Yes(index, dest);
+            }
+            let service = conn.service_id().and_then(|id| cx.snapshot.service(id));
+            let policy = service.and_then(|s| s.def.on_server_down);
+            let tcp_amid = ip.flow.proto == proto::TCP && !syn;
+            match policy {
+                Some(OnServerDown::Keep) => return Usable::Yes(index, dest),
+                Some(OnServerDown::Drop) => return Usable::Refused,
+                None if tcp_amid => return Usable::Refused,
+                None | Some(OnServerDown::Reschedule) => {}
             }
         }
+        self.remove::<F>(cx, index);
+        Usable::No
     }
 
     /// A packet of no connection here.
@@ -309,14 +345,21 @@ impl Director {
     ) -> Verdict {
         let index = F::index(&cx.snapshot.services);
         let flow = p.ip.flow;
-        if let Some((id, _)) = index.service(&flow, cx.ingress) {
+        if let Some((id, mark)) = index.service(&flow, cx.ingress) {
+            let Some(service) = cx.snapshot.service(id) else {
+                return Verdict::Drop(DropReason::Internal);
+            };
+            if service.def.one_packet && flow.proto == proto::UDP {
+                // Nothing of it is any worker's own.
+                return self.one_packet(cx, p, service, mark, sink);
+            }
             if let Some(other) = self.other_owner::<F>(cx, flow.src, flow.src_port, flow.proto) {
                 return Verdict::HandOver(other);
             }
-            return match cx.snapshot.service(id) {
-                Some(service) => self.schedule(cx, p, service, sink),
-                None => Verdict::Drop(DropReason::Internal),
-            };
+            return self.schedule(cx, p, service, mark, sink);
+        }
+        if let Some(id) = index.initiator(flow.src, flow.src_port, flow.proto) {
+            return self.from_server(cx, p, id, sink);
         }
         if index.is_dest(flow.src, flow.src_port, flow.proto)
             && let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto)
@@ -327,7 +370,6 @@ impl Director {
     }
 
     /// The worker that owns the client's connections, if it is another and the packet may still be handed over.
-    #[allow(clippy::cast_possible_truncation)]
     fn other_owner<F: Side>(
         &self,
         cx: &Context<'_>,
@@ -348,66 +390,57 @@ impl Director {
         (owner != self.config.worker).then_some(owner)
     }
 
+    /// What keeps a packet from being scheduled, whatever its service.
+    fn unschedulable<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
+        let new_tcp = ip.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
+        if !ip.l4_whole {
+            Some(Verdict::Drop(DropReason::L4Short))
+        } else if ip.flow.proto == proto::TCP && !new_tcp {
+            // No connection and no start of one: the kernel, which has the address, answers as for any closed port.
+            Some(Verdict::Punt)
+        } else if !is_valid_source::<F>(ip.flow.src) {
+            Some(Verdict::Drop(DropReason::IpSource))
+        } else if ip.flow.src_port == FTP_DATA {
+            Some(Verdict::Punt)
+        } else {
+            None
+        }
+    }
+
     /// A new connection (specification §2.5).
     fn schedule<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
         service: &Arc<Service>,
+        mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if !p.ip.l4_whole {
-            return Verdict::Drop(DropReason::L4Short);
+        if let Some(verdict) = Self::unschedulable(p.ip) {
+            return verdict;
         }
-        let flow = p.ip.flow;
-        let new_tcp = p.ip.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
-        if flow.proto == proto::TCP && !new_tcp {
-            // No connection and no start of one: the kernel, which has the address, answers as for any closed port.
-            return Verdict::Punt;
-        }
-        if !is_valid_source::<F>(flow.src) {
-            return Verdict::Drop(DropReason::IpSource);
-        }
-        if flow.src_port == FTP_DATA {
-            return Verdict::Punt;
-        }
-        let selection = Selection {
-            client: F::fold32(flow.src),
-            client_port: flow.src_port,
-            virtual_addr: F::fold32(flow.dst),
-            random: self.next_random(),
-            session: None,
-            now: cx.now,
+        let chosen = match self.choose(cx, p, service, mark, choice::Use::Connection) {
+            Ok(chosen) => chosen,
+            Err(refused) => return self.refuse(cx, p, service, refused, sink),
         };
-        let counters = cx.counters.service(service.id);
-        let chosen = select_and_reserve(&*service.scheduler, &service.dests, &selection);
-        let Some(dest) = chosen.map(|i| &service.dests[i]) else {
-            counters.rejected_no_server.inc();
-            self.answer(cx, p, IcmpError::PortUnreachable, Some(flow.dst), sink);
-            return Verdict::Drop(DropReason::NoServer);
-        };
-        match self.insert(cx, &flow, service, dest) {
-            Ok(index) => {
-                counters.connections.inc();
-                cx.counters.dest(dest.id).connections.inc();
-                self.serve(cx, p, index, dest, sink)
-            }
-            Err(reason) => {
-                dest.unbind(false);
-                counters.rejected_table_full.inc();
-                Verdict::Drop(reason)
-            }
-        }
+        self.connect(cx, p, service, mark, &chosen, sink)
     }
 
-    /// Puts the connection of a reserved server into the table.
-    fn insert<F: Side>(
+    /// Makes the connection of a packet whose server is chosen, and serves the packet.
+    fn connect<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        flow: &FlowKey<F>,
+        p: &mut Carried<'_, F, B>,
         service: &Service,
-        dest: &Dest,
-    ) -> Result<ConnIdx, DropReason> {
+        mark: u32,
+        chosen: &Chosen<'_>,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let dest = chosen.dest;
+        if !chosen.counted {
+            dest.bind_unchecked();
+        }
+        let flow = p.ip.flow;
         let ends = Ends {
             proto: flow.proto,
             caddr: flow.src,
@@ -415,29 +448,94 @@ impl Director {
             vaddr: flow.dst,
             vport: flow.dst_port,
             daddr: F::from_ip(dest.addr).unwrap_or_default(),
-            dport: if dest.port == 0 {
-                flow.dst_port
-            } else {
-                dest.port
-            },
+            dport: server_port(service, dest, flow.dst_port),
         };
-        let mut conn = Conn::new(&ends, dest.method);
+        match self.insert::<F>(cx, &ends, service, mark, chosen) {
+            Ok(index) => {
+                self.take_session::<F, B>(cx, index, sink);
+                self.serve(cx, p, index, dest, sink)
+            }
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// What becomes of a packet for which no server was chosen.
+    fn refuse<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        service: &Service,
+        refused: Refused,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let counters = cx.counters.service(service.id);
+        match refused {
+            Refused::NoServer if service.port() == FTP && p.ip.flow.dst_port != FTP => {
+                // Not FTP data of anybody's.
+                Verdict::Punt
+            }
+            Refused::NoServer => {
+                counters.rejected_no_server.inc();
+                self.answer(cx, p, IcmpError::PortUnreachable, Some(p.ip.flow.dst), sink);
+                Verdict::Drop(DropReason::NoServer)
+            }
+            Refused::NoKey => {
+                counters.rejected_no_key.inc();
+                Verdict::Drop(DropReason::NoKey)
+            }
+            Refused::TemplateTableFull => {
+                counters.rejected_template_table_full.inc();
+                Verdict::Drop(DropReason::TemplateTableFull)
+            }
+            Refused::Drop(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Puts the connection of a counted server into the table. When it can't be, server and template are given back.
+    fn insert<F: Side>(
+        &mut self,
+        cx: &Context<'_>,
+        ends: &Ends<F>,
+        service: &Service,
+        mark: u32,
+        chosen: &Chosen<'_>,
+    ) -> Result<ConnIdx, DropReason> {
+        let dest = chosen.dest;
+        let mut conn = Conn::new(ends, dest.method);
         conn.dest = dest.id.0;
         conn.service = service.id.0;
-        let inserted = F::table(self)
-            .insert_with_evict(&conn, cx.now)
-            .map_err(|e| match e {
-                InsertError::Full => DropReason::TableFull,
-                InsertError::Collision(_) | InsertError::Exists(_) | InsertError::Loop => {
-                    DropReason::TupleCollision
-                }
-            })?;
-        if let Some(old) = &inserted.evicted {
-            cx.counters.evicted.inc();
-            release(cx.snapshot, old);
+        conn.mark = mark;
+        conn.session = chosen.session;
+        conn.template = chosen.template.map_or(NONE, |t| t.index);
+        if service.def.payload_key.is_some() {
+            conn.set_flags(conn.flags() | KEYED);
         }
-        cx.counters.connections.set(self.len() as u64);
-        Ok(inserted.index)
+        let counters = cx.counters.service(service.id);
+        match F::table(self).insert_with_evict(&conn, cx.now) {
+            Ok(inserted) => {
+                if let Some(old) = &inserted.evicted {
+                    cx.counters.evicted.inc();
+                    release(cx, old);
+                }
+                counters.connections.inc();
+                cx.counters.dest(dest.id).connections.inc();
+                cx.counters.connections.set(self.len() as u64);
+                Ok(inserted.index)
+            }
+            Err(e) => {
+                dest.unbind(false);
+                if let Some(template) = chosen.template {
+                    cx.templates.release(template.index);
+                }
+                counters.rejected_table_full.inc();
+                Err(match e {
+                    InsertError::Full => DropReason::TableFull,
+                    InsertError::Collision(_) | InsertError::Exists(_) | InsertError::Loop => {
+                        DropReason::TupleCollision
+                    }
+                })
+            }
+        }
     }
 
     /// A client's packet of a connection: state, counters, and off to the server.
@@ -449,49 +547,10 @@ impl Director {
         dest: &Dest,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let bytes = u64::from(p.ip.len());
         let conn = self.advance::<F>(cx, p.ip, index, dest, Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
-        let counted = cx.counters.service(ServiceId(service));
-        counted.packets_in.inc();
-        counted.bytes_in.add(bytes);
-        let server = cx.counters.dest(dest.id);
-        server.packets_in.inc();
-        server.bytes_in.add(bytes);
+        count_in(cx, ServiceId(service), dest.id, p.ip.len());
         self.dispatch(cx, p, dest, daddr, dport, sink)
-    }
-
-    /// Sends a packet to a real server by its forwarding method (specification §8).
-    fn dispatch<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        dest: &Dest,
-        daddr: F::Addr,
-        dport: u16,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        let way = cx.snapshot.fib.way_to_dest(dest.id);
-        let overhead = match (dest.method, dest.addr.is_ipv4()) {
-            (Method::Tunnel, true) => 20,
-            (Method::Tunnel, false) => 40,
-            _ => 0,
-        };
-        if let Err(v) = self.passable(cx, p, way, overhead, sink) {
-            return v;
-        }
-        let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
-        match dest.method {
-            Method::Masq => rewrite::nat_dst(p.buf.data_mut(), p.ip, daddr, dport),
-            Method::Direct => {}
-            Method::Tunnel => {
-                if !self.encapsulate(cx, p, dest, way) {
-                    return Verdict::Drop(DropReason::Headroom);
-                }
-            }
-        }
-        way_verdict(way)
     }
 
     /// A server's packet of a connection: state, counters, and back to the client with the virtual address.
@@ -502,27 +561,13 @@ impl Director {
         index: ConnIdx,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let bytes = u64::from(p.ip.len());
         let id = DestId(F::table(self).get(index).dest);
         let Some(dest) = cx.snapshot.dest(id) else {
             return Verdict::Drop(DropReason::DestUnavailable);
         };
-        let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
         let conn = self.advance::<F>(cx, p.ip, index, dest, Direction::FromServer);
-        let (service, vaddr, vport) = (conn.service, conn.vaddr(), conn.vport());
-        if let Err(v) = self.passable(cx, p, way, 0, sink) {
-            return v;
-        }
-        let counted = cx.counters.service(ServiceId(service));
-        counted.packets_out.inc();
-        counted.bytes_out.add(bytes);
-        let server = cx.counters.dest(id);
-        server.packets_out.inc();
-        server.bytes_out.add(bytes);
-        let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
-        rewrite::nat_src(p.buf.data_mut(), p.ip, vaddr, vport);
-        way_verdict(way)
+        let (vaddr, vport) = (conn.vaddr(), conn.vport());
+        self.leave_as(cx, p, dest, (vaddr, vport), sink)
     }
 
     /// Runs the protocol's state machine (specification §7) and restarts the connection's timer.
@@ -561,6 +606,17 @@ impl Director {
                 }
             }
         }
+        if conn.template != NONE && conn.flags() & ASSURED == 0 {
+            // Specification §2.7: what makes a template worth keeping under pressure.
+            let lasting = match proto {
+                proto::TCP => conn.state == TcpState::Established as u8,
+                _ => direction == Direction::FromServer,
+            };
+            if lasting {
+                conn.set_flags(conn.flags() | ASSURED);
+                cx.templates.assure(conn.template);
+            }
+        }
         let timeout = timeouts.of(proto, conn.state);
         if timeout == conn.timeout() {
             table.touch(index, cx.now);
@@ -568,205 +624,6 @@ impl Director {
             table.set_timeout(index, timeout, cx.now);
         }
         table.get(index)
-    }
-
-    /// TTL and MTU rules of the way out (specification §8.1). `Err` carries the verdict of a packet that may not pass;
-    /// its sender has been told.
-    fn passable<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        way: Way,
-        overhead: u16,
-        sink: &mut impl Sink<B>,
-    ) -> Result<(), Verdict> {
-        if p.ip.ttl <= 1 {
-            self.answer(cx, p, IcmpError::TimeExceeded, None, sink);
-            return Err(Verdict::Drop(DropReason::TtlExceeded));
-        }
-        let port = match way {
-            Way::Known(e) => e.port,
-            Way::Unresolved { port, .. } => port,
-            Way::None => {
-                self.answer(cx, p, IcmpError::HostUnreachable, None, sink);
-                return Err(Verdict::Drop(DropReason::NoRoute));
-            }
-        };
-        let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
-            .mtu
-            .saturating_sub(overhead);
-        if p.ip.len() <= mtu {
-            return Ok(());
-        }
-        if p.ip.dont_fragment {
-            self.answer(cx, p, IcmpError::TooBig { mtu }, None, sink);
-        } else if overhead != 40 {
-            // The way out splits it.
-            return Ok(());
-        }
-        Err(Verdict::Drop(DropReason::TooBig))
-    }
-
-    /// Puts the outer header of a tunnel in front (specification §8.4). `false` when the buffer has no room.
-    fn encapsulate<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        dest: &Dest,
-        way: Way,
-    ) -> bool {
-        let port = match way {
-            Way::Known(e) => e.port,
-            Way::Unresolved { port, .. } => port,
-            Way::None => return false,
-        };
-        #[allow(clippy::cast_possible_truncation)]
-        let id = (self.next_random() >> 16) as u16;
-        p.buf.truncate(usize::from(p.ip.end));
-        match dest.addr {
-            std::net::IpAddr::V4(a) => {
-                let src = V4::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V4, B>(p.buf, p.ip, src, a.into(), id)
-            }
-            std::net::IpAddr::V6(a) => {
-                let src = V6::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V6, B>(p.buf, p.ip, src, a.into(), id)
-            }
-        }
-    }
-
-    /// Sends an ICMP error about `original` to its sender, if the rules and the rate limit allow one. It comes from
-    /// `from`, or else from the director's own address on the port it came in by, or else from the address it was sent to.
-    fn answer<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &Carried<'_, F, B>,
-        error: IcmpError,
-        from: Option<F::Addr>,
-        sink: &mut impl Sink<B>,
-    ) {
-        if !icmp::may_answer(p.buf.data(), p.ip, false) || !self.icmp_token(cx.now) {
-            return;
-        }
-        let from = from
-            .or_else(|| F::port_addr(cx.snapshot, cx.ingress))
-            .unwrap_or(p.ip.flow.dst);
-        let verdict = match cx.snapshot.fib.way::<F>(p.ip.flow.src) {
-            Way::Known(e) => Verdict::Transmit(e),
-            Way::Unresolved { port, next_hop } => Verdict::Wait { port, next_hop },
-            Way::None => return,
-        };
-        let Some(mut buf) = sink.alloc(cx.ingress) else {
-            return;
-        };
-        let original = &p.buf.data()[usize::from(p.ip.l3)..usize::from(p.ip.end)];
-        let made = buf
-            .append(ETHERNET_LEN + icmp::MAX_ERROR_LEN)
-            .and_then(|room| {
-                icmp::build_error::<F>(error, from, original, &mut room[ETHERNET_LEN..])
-            });
-        if let Some(len) = made {
-            buf.truncate(ETHERNET_LEN + len);
-            sink.send_own(buf, verdict);
-        }
-    }
-
-    fn icmp_token(&mut self, now: Tick) -> bool {
-        let earned = now
-            .since(self.icmp_refilled)
-            .saturating_mul(ICMP_PER_SECOND / Tick::PER_SECOND);
-        if earned > 0 {
-            self.icmp_tokens = self.icmp_tokens.saturating_add(earned).min(ICMP_PER_SECOND);
-            self.icmp_refilled = now;
-        }
-        let allowed = self.icmp_tokens > 0;
-        self.icmp_tokens = self.icmp_tokens.saturating_sub(1);
-        allowed
-    }
-
-    /// ICMP: errors that quote a packet of one of our connections are translated (specification §8.6); the rest is the
-    /// kernel's. No connection's state or timer is touched.
-    fn icmp<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        let mut embedded = match icmp::embedded(p.buf.data(), p.ip) {
-            Ok(Some(e)) => e,
-            Ok(None) => return Verdict::Punt,
-            Err(reason) => return self.malformed_icmp(cx, p.ip, reason),
-        };
-        // The quoted packet travelled away from us, so what we would have received is its reverse.
-        let key = embedded.flow().reversed();
-        let Some(hit) = F::table(self).lookup(&key) else {
-            return self.icmp_elsewhere(cx, &key);
-        };
-        let conn = *F::table(self).get(hit.index);
-        let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) else {
-            return Verdict::Punt;
-        };
-        let (end, way) = match hit.direction {
-            Direction::FromClient if dest.method != Method::Masq => {
-                return self.dispatch(cx, p, dest, conn.daddr(), conn.dport(), sink);
-            }
-            Direction::FromClient => (
-                (rewrite::Side::Dst, conn.daddr(), conn.dport()),
-                cx.snapshot.fib.way_to_dest(dest.id),
-            ),
-            Direction::FromServer => (
-                (rewrite::Side::Src, conn.vaddr(), conn.vport()),
-                cx.snapshot.fib.way::<F>(p.ip.flow.dst),
-            ),
-        };
-        self.relay_error(cx, p, &mut embedded, end, way, sink)
-    }
-
-    /// An ICMP error that quotes something malformed is dropped if it is for a virtual address or from a server's side,
-    /// and else left to the kernel.
-    fn malformed_icmp<F: Side>(&self, cx: &Context<'_>, ip: &Ip<F>, reason: DropReason) -> Verdict {
-        let index = F::index(&cx.snapshot.services);
-        if index.is_virtual(ip.flow.dst) {
-            Verdict::Drop(reason)
-        } else {
-            Verdict::Punt
-        }
-    }
-
-    fn icmp_elsewhere<F: Side>(&self, cx: &Context<'_>, key: &FlowKey<F>) -> Verdict {
-        let index = F::index(&cx.snapshot.services);
-        let client = if index.service(key, cx.ingress).is_some() {
-            Some((key.src, key.src_port))
-        } else if index.is_dest(key.src, key.src_port, key.proto) {
-            Some((key.dst, key.dst_port))
-        } else {
-            None
-        };
-        match client.and_then(|(a, p)| self.other_owner::<F>(cx, a, p, key.proto)) {
-            Some(other) => Verdict::HandOver(other),
-            None => Verdict::Punt,
-        }
-    }
-
-    /// Sends an ICMP error on with one end of it, and the opposite end of what it quotes, translated.
-    fn relay_error<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        embedded: &mut Embedded<F>,
-        (side, addr, port): (rewrite::Side, F::Addr, u16),
-        way: Way,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        if let Err(v) = self.passable(cx, p, way, 0, sink) {
-            return v;
-        }
-        if let Err(r) = icmp::translate(p.buf.data_mut(), p.ip, embedded, side, addr, port) {
-            return Verdict::Drop(r);
-        }
-        let ttl = p.ip.ttl - 1;
-        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
-        way_verdict(way)
     }
 
     /// Ends connections whose time is over, at most `budget` timers' worth of work. Returns how many ended.
@@ -782,7 +639,7 @@ impl Director {
 
     fn remove<F: Side>(&mut self, cx: &Context<'_>, index: ConnIdx) {
         let conn = F::table(self).remove(index);
-        release(cx.snapshot, &conn);
+        release(cx, &conn);
         cx.counters.connections.set(self.len() as u64);
     }
 
@@ -796,18 +653,47 @@ impl Director {
     }
 }
 
-const ETHERNET_LEN: usize = 14;
-
 /// The source port of FTP data connections, which IPVS never schedules (specification §2.5).
 const FTP_DATA: u16 = 20;
 
 /// `conn_reuse_mode`'s default (specification §2.9).
 const REUSE_MODE: u32 = 1;
 
+/// Set on connections of services with a payload key, whose packets are looked into; the director's own.
+const KEYED: u16 = 0x4000;
+
+/// Set on a controlled connection once its template was told that it lasts; the director's own.
+const ASSURED: u16 = 0x8000;
+
 /// A packet in its buffer.
 struct Carried<'a, F: Family, B> {
     ip: &'a mut Ip<F>,
     buf: &'a mut B,
+    /// Of the first fragment of a datagram: the transport header and all that follows it in the whole datagram.
+    whole: Option<&'a [u8]>,
+}
+
+impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
+    fn new(ip: &'a mut Ip<F>, buf: &'a mut B) -> Self {
+        Self {
+            ip,
+            buf,
+            whole: None,
+        }
+    }
+
+    /// The payload of a UDP packet: as long as its length field says, if the packet has so much.
+    fn payload(&self) -> &[u8] {
+        let l4 = match self.whole {
+            Some(whole) => whole,
+            None => &self.buf.data()[usize::from(self.ip.l4)..usize::from(self.ip.end)],
+        };
+        let [_, _, _, _, a, b, _, _, rest @ ..] = l4 else {
+            return &[];
+        };
+        let len = usize::from(u16::from_be_bytes([*a, *b])).saturating_sub(8);
+        rest.get(..len).unwrap_or(rest)
+    }
 }
 
 enum Usable<'a> {
@@ -885,51 +771,38 @@ fn lookup_side<F: Side>(
 
 fn expire_side<F: Side>(director: &mut Director, cx: &Context<'_>, budget: usize) -> usize {
     let swept = F::table(director).expire(cx.now, budget, |_, conn| {
-        release(cx.snapshot, conn);
+        release(cx, conn);
         Expiry::Remove
     });
     swept.removed
 }
 
-/// Gives the counts of a connection that has ended back to its server.
-fn release<F: Family>(snapshot: &Snapshot, conn: &Conn<F>) {
-    if let Some(dest) = conn.dest_id().and_then(|id| snapshot.dest(id)) {
+/// Gives the counts of a connection that has ended back to its server and its template.
+fn release<F: Family>(cx: &Context<'_>, conn: &Conn<F>) {
+    if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) {
         dest.unbind(conn.is_active());
     }
+    if conn.template != NONE {
+        cx.templates.release(conn.template);
+    }
 }
 
-/// Puts an outer header between the Ethernet header, which is written later, and the packet. `false` when the buffer
-/// has no room, or the packet would be too long.
-fn wrap<I: Family, O: Family, B: PacketBuf>(
-    buf: &mut B,
-    inner: &Ip<I>,
-    src: O::Addr,
-    dst: O::Addr,
-    id: u16,
-) -> bool {
-    let outer = Outer::<O> {
-        src,
-        dst,
-        id,
-        copy_dont_fragment: true,
-    };
-    let len = if O::AF == Af::V4 { 20 } else { 40 };
-    let front = usize::from(inner.l3) - ETHERNET_LEN;
-    buf.trim_front(front);
-    if buf.prepend(len).is_none() {
-        return false;
+/// The port that a server gets a packet for `port` on (specification §3.2).
+fn server_port(service: &Service, dest: &Dest, port: u16) -> u16 {
+    let by_fallback = service.port() != 0 && service.port() != port;
+    if dest.port == 0 || by_fallback || service.def.keeps_port() {
+        port
+    } else {
+        dest.port
     }
-    rewrite::write_outer(
-        &mut buf.data_mut()[ETHERNET_LEN..ETHERNET_LEN + len],
-        &outer,
-        inner,
-    )
 }
 
-fn way_verdict(way: Way) -> Verdict {
-    match way {
-        Way::Known(e) => Verdict::Transmit(e),
-        Way::Unresolved { port, next_hop } => Verdict::Wait { port, next_hop },
-        Way::None => Verdict::Drop(DropReason::NoRoute),
-    }
+/// Counts a client's packet of `bytes`.
+fn count_in(cx: &Context<'_>, service: ServiceId, dest: DestId, bytes: u16) {
+    let service = cx.counters.service(service);
+    service.packets_in.inc();
+    service.bytes_in.add(u64::from(bytes));
+    let server = cx.counters.dest(dest);
+    server.packets_in.inc();
+    server.bytes_in.add(u64::from(bytes));
 }

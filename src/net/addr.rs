@@ -124,6 +124,23 @@ fn fold(a: u64, b: u64) -> u64 {
     (m as u64) ^ ((m >> 64) as u64)
 }
 
+/// A hash of any bytes, keyed with `key`. An attacker who does not know the key can't aim at a value.
+#[inline]
+#[must_use]
+pub fn hash_bytes(bytes: &[u8], key: &HashKey) -> u64 {
+    let k = &key.0;
+    let mut sum = bytes.len() as u64 ^ k[0];
+    for chunk in bytes.chunks(16) {
+        let mut words = [0; 16];
+        words[..chunk.len()].copy_from_slice(chunk);
+        let word = u128::from_le_bytes(words);
+        #[allow(clippy::cast_possible_truncation)]
+        let (low, high) = (word as u64, (word >> 64) as u64);
+        sum = fold(low ^ k[1] ^ sum, high ^ k[2].wrapping_add(sum));
+    }
+    fold(sum ^ k[2], k[3] | 1)
+}
+
 /// The 5-tuple of a packet, as it travels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct FlowKey<F: Family> {

@@ -16,7 +16,7 @@ pub mod rewrite;
 pub mod scope;
 pub mod time;
 
-pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6};
+pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6, hash_bytes};
 pub use buf::{BURST, Burst, PacketBuf};
 pub use drop_reason::DropReason;
 pub use packet::{Fragment, Ip, L3, Packet};

@@ -15,13 +15,11 @@ pub enum NoKey {
     Short,
     /// The message has no key: no Call-ID header, or an empty one.
     Missing,
-    /// The packet's protocol has no payload to look at when its server is chosen (TCP, SCTP).
-    Protocol,
 }
 
 impl NoKey {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 3] = [Self::Short, Self::Missing, Self::Protocol];
+    pub const ALL: [Self; 2] = [Self::Short, Self::Missing];
 
     /// The word in metrics.
     #[must_use]
@@ -29,7 +27,6 @@ impl NoKey {
         match self {
             Self::Short => "short",
             Self::Missing => "missing",
-            Self::Protocol => "protocol",
         }
     }
 }

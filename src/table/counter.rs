@@ -60,6 +60,24 @@ pub struct ServiceCounters {
     pub rejected_no_server: Counter,
     /// New connections refused because the table was full.
     pub rejected_table_full: Counter,
+    /// New connections refused because there was no room for a template.
+    pub rejected_template_table_full: Counter,
+    /// New connections refused because the persistence engine found no key.
+    pub rejected_no_key: Counter,
+    /// Servers chosen by a template that was there.
+    pub template_hits: Counter,
+    /// Templates made.
+    pub template_misses: Counter,
+    /// Packets that end before their key does.
+    pub no_key_short: Counter,
+    /// Packets in which the persistence engine found no key.
+    pub no_key_missing: Counter,
+    /// Connections ended because their session moved to another 5-tuple.
+    pub rehomed: Counter,
+    /// Sessions that moved while their old connection's worker could not be told.
+    pub rehome_lost: Counter,
+    /// Sessions that are served without a template, since there was no room for one.
+    pub sessions_untracked: Counter,
 }
 
 /// What a worker counts for one real server.

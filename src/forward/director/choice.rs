@@ -1,0 +1,387 @@
+//! Which server: persistence templates, and the scheduler where there is none (specification §3).
+
+use std::sync::Arc;
+
+use super::{Carried, Context, Director, Side};
+use crate::forward::defs::{OnNoKey, OnServerDown, Persistence, address_bytes};
+use crate::forward::snapshot::{FTP, Service};
+use crate::net::packet::proto;
+use crate::net::{DropReason, Ip, PacketBuf};
+use crate::persist::{NoKey, PayloadKey, Scratch, Session};
+use crate::sched::{Selection, select_and_reserve};
+use crate::table::{Dest, DestId, NewTemplate, Placed, Repoint, TemplateKey, TemplateRef};
+
+/// A server for a packet.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    pub dest: &'a Arc<Dest>,
+    /// Whether it counts the packet's connection already.
+    pub counted: bool,
+    /// The template that it was chosen by, which counts the connection.
+    pub template: Option<TemplateRef>,
+    /// Hash of the packet's session key; 0 for none.
+    pub session: u64,
+}
+
+/// Why there is no server for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The scheduler has none.
+    NoServer,
+    /// The persistence engine found no key.
+    NoKey,
+    /// A template would be needed and there is no room for it.
+    TemplateTableFull,
+    Drop(DropReason),
+}
+
+/// What the server is chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A connection: its template counts it.
+    Connection,
+    /// This packet alone.
+    Packet,
+}
+
+/// Rounds that are lost to other workers before a packet is given up.
+const LOST_RACES_MAX: usize = 16;
+
+impl Director {
+    /// Chooses the server of a client's packet that has no connection.
+    pub(super) fn choose<'a, F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'a>,
+        p: &Carried<'_, F, B>,
+        service: &'a Arc<Service>,
+        mark: u32,
+        purpose: Use,
+    ) -> Result<Chosen<'a>, Refused> {
+        let selection = self.selection(cx, p.ip);
+        let mut scratch = Scratch::new();
+        if let Some(key) = &service.def.payload_key {
+            return match key {
+                PayloadKey::Field(key) => {
+                    let session = key.of(p.payload(), &mut scratch);
+                    self.choose_by_session::<F>(cx, service, session, selection)
+                }
+                PayloadKey::Quic(lb) => Self::choose_by_server_id(cx, service, lb, p, &selection),
+            };
+        }
+        let Some(persistence) = &service.def.persistence else {
+            if service.mark() == 0 && service.port() != p.ip.flow.dst_port {
+                return Err(Refused::NoServer);
+            }
+            return pick(service, &selection);
+        };
+        let udp = p.ip.flow.proto == proto::UDP;
+        let data = match persistence.engine.filter(|_| udp) {
+            None => None,
+            Some(engine) => match engine.key(p.payload(), &mut scratch) {
+                Ok(key) => Some(key),
+                Err(why) => {
+                    no_key(cx, service, why);
+                    match persistence.on_no_key {
+                        OnNoKey::Fallback => None,
+                        OnNoKey::Drop => return Err(Refused::NoKey),
+                    }
+                }
+            },
+        };
+        let flow = &p.ip.flow;
+        let key = template_key::<F>(
+            service,
+            persistence,
+            (flow.proto, flow.src, flow.dst),
+            mark,
+            data,
+        );
+        let new = new_template::<F>(service, persistence, flow.src);
+        by_template(cx, service, &key, new, &selection, purpose)
+    }
+
+    fn selection<'s, F: Side>(&mut self, cx: &Context<'_>, ip: &Ip<F>) -> Selection<'s> {
+        Selection {
+            client: F::fold32(ip.flow.src),
+            client_port: ip.flow.src_port,
+            virtual_addr: F::fold32(ip.flow.dst),
+            random: self.next_random(),
+            session: None,
+            now: cx.now,
+        }
+    }
+
+    /// Chooses by the key of the packet's session, and by the scheduler alone when it has none.
+    fn choose_by_session<'a, F: Side>(
+        &mut self,
+        cx: &Context<'a>,
+        service: &'a Arc<Service>,
+        session: Session<'_>,
+        selection: Selection<'_>,
+    ) -> Result<Chosen<'a>, Refused> {
+        let key = match session {
+            Session::Key(key) => key,
+            Session::Absent => return pick(service, &selection),
+            Session::Short => {
+                no_key(cx, service, NoKey::Short);
+                return pick(service, &selection);
+            }
+        };
+        let selection = Selection {
+            session: Some(key),
+            ..selection
+        };
+        let new = session_new(cx);
+        let template = session_template::<F>(service, key);
+        let session = self.session_hash(key);
+        match by_template(cx, service, &template, new, &selection, Use::Connection) {
+            Ok(chosen) => Ok(Chosen { session, ..chosen }),
+            // The hash finds the session's server without a template. What is lost is that its old connection ends when it moves.
+            Err(Refused::TemplateTableFull) if service.def.scheduler == "offh" => {
+                cx.counters.service(service.id).sessions_untracked.inc();
+                pick(service, &selection)
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+}
+
+/// The scheduler's choice, counted.
+pub(super) fn pick<'a>(
+    service: &'a Service,
+    selection: &Selection<'_>,
+) -> Result<Chosen<'a>, Refused> {
+    select_and_reserve(&*service.scheduler, &service.dests, selection)
+        .map(|i| Chosen {
+            dest: &service.dests[i],
+            counted: true,
+            template: None,
+            session: 0,
+        })
+        .ok_or(Refused::NoServer)
+}
+
+/// Counts a packet without a key.
+pub(super) fn no_key(cx: &Context<'_>, service: &Service, why: NoKey) {
+    let counters = cx.counters.service(service.id);
+    match why {
+        NoKey::Short => counters.no_key_short.inc(),
+        NoKey::Missing => counters.no_key_missing.inc(),
+    }
+}
+
+/// The key of the template that keeps a client's packets together (specification §3.2). `ends` are protocol, client and
+/// virtual address.
+pub(super) fn template_key<'k, F: Side>(
+    service: &Service,
+    persistence: &Persistence,
+    (proto, client, vaddr): (u8, F::Addr, F::Addr),
+    mark: u32,
+    data: Option<&'k [u8]>,
+) -> TemplateKey<'k> {
+    let marked = service.mark() != 0;
+    let mut to = address_bytes::<F>(vaddr);
+    if marked {
+        to = [0; 16];
+        to[..4].copy_from_slice(&mark.to_be_bytes());
+    }
+    let ftp = service.port() == FTP && proto == proto::TCP;
+    TemplateKey {
+        service: service.id,
+        af: F::AF,
+        proto: if marked { 0 } else { proto },
+        client: persistence.grouping.of::<F>(client),
+        vaddr: to,
+        vport: if ftp { 0 } else { service.port() },
+        data,
+    }
+}
+
+/// The template of a client of a persistent service; its server is yet to be chosen.
+pub(super) fn new_template<F: Side>(
+    service: &Service,
+    persistence: &Persistence,
+    client: F::Addr,
+) -> NewTemplate {
+    NewTemplate {
+        dest: DestId(0),
+        timeout: service.template_timeout,
+        origin: 0,
+        service_limit: persistence.max_templates,
+        client_limit: persistence.max_per_client,
+        source: address_bytes::<F>(client),
+    }
+}
+
+/// The template of a session that a payload key names. It outlives the session's connection by as much as that lives
+/// without packets; no longer, since a session that is silent on its own 5-tuple may not be found again on another.
+pub(super) fn session_new(cx: &Context<'_>) -> NewTemplate {
+    NewTemplate {
+        dest: DestId(0),
+        timeout: cx.snapshot.services.timeouts.udp,
+        origin: 0,
+        service_limit: 0,
+        client_limit: 0,
+        source: [0; 16],
+    }
+}
+
+/// The key of a session's template: whoever sends, from wherever, to whichever of the service's addresses.
+pub(super) fn session_template<'k, F: Side>(service: &Service, key: &'k [u8]) -> TemplateKey<'k> {
+    TemplateKey {
+        service: service.id,
+        af: F::AF,
+        proto: proto::UDP,
+        client: [0; 16],
+        vaddr: [0; 16],
+        vport: 0,
+        data: Some(key),
+    }
+}
+
+enum Standing<'a> {
+    /// The server serves on.
+    Use(&'a Arc<Dest>),
+    /// Another is to take its place.
+    Replace,
+    /// Neither.
+    Drop,
+}
+
+/// What a template's server is good for (specification §2.8; `on_server_down`).
+fn standing<'a>(cx: &Context<'a>, service: &Service, id: DestId) -> Standing<'a> {
+    let Some(dest) = cx.snapshot.dest(id) else {
+        // A worker with a newer snapshot has chosen a server that is not in ours.
+        return Standing::Drop;
+    };
+    if dest.serving() {
+        let quiescent = dest.weight == 0 && cx.snapshot.services.expire_quiescent_template;
+        return if quiescent {
+            Standing::Replace
+        } else {
+            Standing::Use(dest)
+        };
+    }
+    match service.def.on_server_down {
+        None | Some(OnServerDown::Reschedule) => Standing::Replace,
+        Some(OnServerDown::Keep) => Standing::Use(dest),
+        Some(OnServerDown::Drop) => Standing::Drop,
+    }
+}
+
+/// The server that the template of `key` has, or the scheduler's choice in a new one.
+fn by_template<'a>(
+    cx: &Context<'a>,
+    service: &'a Arc<Service>,
+    key: &TemplateKey<'_>,
+    mut new: NewTemplate,
+    selection: &Selection<'_>,
+    purpose: Use,
+) -> Result<Chosen<'a>, Refused> {
+    let counters = cx.counters.service(service.id);
+    let hash = cx.templates.hash(key);
+    for _ in 0..LOST_RACES_MAX {
+        let (template, chosen) = match cx.templates.lookup(key, hash, cx.now) {
+            Some((template, id)) => match standing(cx, service, id) {
+                Standing::Use(dest) => {
+                    counters.template_hits.inc();
+                    (template, uncounted(dest))
+                }
+                Standing::Drop => return Err(Refused::Drop(DropReason::DestUnavailable)),
+                Standing::Replace => {
+                    let picked = pick(service, selection)?;
+                    if !repoint(cx, template, id, picked.dest) {
+                        picked.dest.unbind(false);
+                        continue;
+                    }
+                    (template, picked)
+                }
+            },
+            None => {
+                let picked = pick(service, selection)?;
+                new.dest = picked.dest.id;
+                match place(cx, key, hash, &new, picked.dest) {
+                    Ok(Some(template)) => {
+                        counters.template_misses.inc();
+                        (template, picked)
+                    }
+                    Ok(None) => {
+                        picked.dest.unbind(false);
+                        continue;
+                    }
+                    Err(refused) => {
+                        picked.dest.unbind(false);
+                        return Err(refused);
+                    }
+                }
+            }
+        };
+        if use_template(cx, template, purpose) {
+            return Ok(Chosen {
+                template: Some(template),
+                ..chosen
+            });
+        }
+        if chosen.counted {
+            chosen.dest.unbind(false);
+        }
+    }
+    Err(Refused::Drop(DropReason::Internal))
+}
+
+/// A server that does not count the packet's connection yet.
+pub(super) fn uncounted(dest: &Arc<Dest>) -> Chosen<'_> {
+    Chosen {
+        dest,
+        counted: false,
+        template: None,
+        session: 0,
+    }
+}
+
+/// Restarts a template's time, and has it count a connection; `false` when it ended in between.
+pub(super) fn use_template(cx: &Context<'_>, template: TemplateRef, purpose: Use) -> bool {
+    match purpose {
+        Use::Connection => cx.templates.acquire(template, cx.now),
+        Use::Packet => {
+            cx.templates.touch(template, cx.now);
+            true
+        }
+    }
+}
+
+/// Stores a template with a server; `None` when another worker was faster.
+///
+/// The server's count goes up first: as soon as the template is there another worker may take it away again.
+pub(super) fn place(
+    cx: &Context<'_>,
+    key: &TemplateKey<'_>,
+    hash: u64,
+    new: &NewTemplate,
+    dest: &Dest,
+) -> Result<Option<TemplateRef>, Refused> {
+    dest.shared.bind_template();
+    match cx.templates.insert(key, hash, new, cx.now) {
+        Ok(Placed::New(template)) => Ok(Some(template)),
+        Ok(Placed::Existing(..)) => {
+            dest.shared.unbind_template();
+            Ok(None)
+        }
+        Err(_) => {
+            dest.shared.unbind_template();
+            Err(Refused::TemplateTableFull)
+        }
+    }
+}
+
+/// Gives a template another server; `false` when another worker was faster.
+pub(super) fn repoint(cx: &Context<'_>, template: TemplateRef, from: DestId, to: &Dest) -> bool {
+    to.shared.bind_template();
+    let moved = cx.templates.repoint(template, from, to.id) == Repoint::Moved;
+    if !moved {
+        to.shared.unbind_template();
+    } else if let Some(old) = cx.snapshot.dest(from) {
+        old.shared.unbind_template();
+    }
+    moved
+}

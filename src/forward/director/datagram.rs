@@ -1,0 +1,157 @@
+//! Datagrams that came in fragments: decided on as one, sent on as the fragments they came in.
+//!
+//! The first fragment goes through the director as any packet does, with the whole datagram before the persistence
+//! engine's eyes; what was done to it is done to the others. So the checksum, which covers the whole, is right after an
+//! incremental update of the first, and no fragment is larger on the way out than it was on the way in.
+
+use super::{Carried, Context, Director, Pieces, Side, Sink, Verdict, owner};
+use crate::forward::defs::{PortId, address_bytes};
+use crate::net::{DropReason, Family, Ip, L3, PacketBuf, parse};
+use crate::table::{Dest, DestId};
+
+/// What was done to a first fragment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applied {
+    dest: DestId,
+    /// The address that was written, in the bytes of [`address_bytes`].
+    addr: [u8; 16],
+    to_server: bool,
+}
+
+impl Applied {
+    pub(super) fn to_server<F: Family>(dest: &Dest, addr: F::Addr) -> Self {
+        Self {
+            dest: dest.id,
+            addr: address_bytes::<F>(addr),
+            to_server: true,
+        }
+    }
+
+    pub(super) fn from_server<F: Family>(dest: &Dest, addr: F::Addr) -> Self {
+        Self {
+            to_server: false,
+            ..Self::to_server::<F>(dest, addr)
+        }
+    }
+}
+
+impl Director {
+    /// Whether a fragment is any of ours, and who puts its datagram together.
+    pub(super) fn fragment<F: Side>(&self, cx: &Context<'_>, ip: &Ip<F>) -> Verdict {
+        let index = F::index(&cx.snapshot.services);
+        if !index.concerns(ip.flow.src, ip.flow.dst) {
+            return Verdict::Punt;
+        }
+        if self.config.workers > 1 && !cx.handed {
+            // Their ports are not in all of them, so it can't be the owner of the connection.
+            let sum = F::fold32(ip.flow.src) ^ F::fold32(ip.flow.dst).rotate_left(16);
+            let id = ip.fragment.map_or(0, |f| f.id);
+            #[allow(clippy::cast_possible_truncation)]
+            let (high, low) = ((id >> 16) as u16, (id ^ sum) as u16);
+            let (key, workers) = (&self.config.owner_key, self.config.workers);
+            let owner = owner::<F>(key, workers, ip.flow.src, low ^ high, ip.flow.proto);
+            if owner != self.config.worker {
+                return Verdict::HandOver(owner);
+            }
+        }
+        Verdict::Collect
+    }
+
+    /// Decides on a whole datagram: `pieces` are its fragments in order, `message` is its transport header and all that
+    /// follows. Leaves `pieces` empty.
+    pub fn datagram<B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        pieces: &mut Pieces<B>,
+        message: &[u8],
+        sink: &mut impl Sink<B>,
+    ) {
+        self.applied = None;
+        let Some((ingress, first)) = pieces.first_mut() else {
+            return;
+        };
+        let cx = &Context {
+            ingress: *ingress,
+            ..*cx
+        };
+        let verdict = match parse(first.data()).map(|packet| packet.l3) {
+            Ok(L3::V4(mut ip)) => self.first(cx, &mut ip, first, message, sink),
+            Ok(L3::V6(mut ip)) => self.first(cx, &mut ip, first, message, sink),
+            Ok(L3::Other(_)) => Verdict::Punt,
+            Err(reason) => Verdict::Drop(reason),
+        };
+        if let Verdict::HandOver(worker) = verdict {
+            sink.hand_over_datagram(worker, pieces);
+            return;
+        }
+        for (i, (ingress, mut buf)) in pieces.drain(..).enumerate() {
+            let own = match verdict {
+                Verdict::Transmit(_) | Verdict::Wait { .. } if i > 0 => {
+                    self.later(cx, ingress, &mut buf, sink)
+                }
+                same => same,
+            };
+            sink.accept(ingress, buf, own);
+        }
+    }
+
+    fn first<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        ip: &mut Ip<F>,
+        buf: &mut B,
+        message: &[u8],
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let hit = F::table(self).lookup(&ip.flow);
+        let p = &mut Carried {
+            ip,
+            buf,
+            whole: Some(message),
+        };
+        self.flow(cx, p, hit, sink)
+    }
+
+    /// Does to a later fragment what was done to the first.
+    fn later<B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        ingress: PortId,
+        buf: &mut B,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let cx = &Context { ingress, ..*cx };
+        match parse(buf.data()).map(|packet| packet.l3) {
+            Ok(L3::V4(mut ip)) => self.likewise(cx, &mut Carried::new(&mut ip, buf), sink),
+            Ok(L3::V6(mut ip)) => self.likewise(cx, &mut Carried::new(&mut ip, buf), sink),
+            Ok(L3::Other(_)) => Verdict::Drop(DropReason::Internal),
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    fn likewise<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let Some(applied) = self.applied else {
+            return Verdict::Drop(DropReason::Internal);
+        };
+        let Some(dest) = cx.snapshot.dest(applied.dest) else {
+            return Verdict::Drop(DropReason::DestUnavailable);
+        };
+        let bytes = u64::from(p.ip.len());
+        let (service, server) = (cx.counters.service(dest.service), cx.counters.dest(dest.id));
+        let addr = F::read(&applied.addr);
+        if applied.to_server {
+            service.bytes_in.add(bytes);
+            server.bytes_in.add(bytes);
+            self.dispatch(cx, p, dest, addr, 0, sink)
+        } else {
+            service.bytes_out.add(bytes);
+            server.bytes_out.add(bytes);
+            self.translate_source(cx, p, dest, (addr, 0), sink)
+        }
+    }
+}

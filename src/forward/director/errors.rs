@@ -1,0 +1,95 @@
+//! ICMP errors about packets of connections (specification §8.6).
+
+use super::outgoing::way_verdict;
+use super::{Carried, Context, Director, Side, Sink, Verdict};
+use crate::forward::fib::Way;
+use crate::net::icmp::{self, Embedded};
+use crate::net::{DropReason, FlowKey, Ip, PacketBuf, rewrite};
+use crate::table::{Direction, Method};
+
+impl Director {
+    /// ICMP: errors that quote a packet of one of our connections are translated (specification §8.6); the rest is the
+    /// kernel's. No connection's state or timer is touched.
+    pub(super) fn icmp<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let mut embedded = match icmp::embedded(p.buf.data(), p.ip) {
+            Ok(Some(e)) => e,
+            Ok(None) => return Verdict::Punt,
+            Err(reason) => return self.malformed_icmp(cx, p.ip, reason),
+        };
+        // The quoted packet travelled away from us, so what we would have received is its reverse.
+        let key = embedded.flow().reversed();
+        let Some(hit) = F::table(self).lookup(&key) else {
+            return self.icmp_elsewhere(cx, &key);
+        };
+        let conn = *F::table(self).get(hit.index);
+        let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) else {
+            return Verdict::Punt;
+        };
+        let (end, way) = match hit.direction {
+            Direction::FromClient if dest.method != Method::Masq => {
+                return self.dispatch(cx, p, dest, conn.daddr(), conn.dport(), sink);
+            }
+            Direction::FromClient => (
+                (rewrite::Side::Dst, conn.daddr(), conn.dport()),
+                cx.snapshot.fib.way_to_dest(dest.id),
+            ),
+            Direction::FromServer => (
+                (rewrite::Side::Src, conn.vaddr(), conn.vport()),
+                cx.snapshot.fib.way::<F>(p.ip.flow.dst),
+            ),
+        };
+        self.relay_error(cx, p, &mut embedded, end, way, sink)
+    }
+
+    /// An ICMP error that quotes something malformed is dropped if it is for a virtual address or from a server's side,
+    /// and else left to the kernel.
+    pub(super) fn malformed_icmp<F: Side>(&self, cx: &Context<'_>, ip: &Ip<F>, reason: DropReason) -> Verdict {
+        let index = F::index(&cx.snapshot.services);
+        if index.is_virtual(ip.flow.dst) {
+            Verdict::Drop(reason)
+        } else {
+            Verdict::Punt
+        }
+    }
+
+    pub(super) fn icmp_elsewhere<F: Side>(&self, cx: &Context<'_>, key: &FlowKey<F>) -> Verdict {
+        let index = F::index(&cx.snapshot.services);
+        let client = if index.service(key, cx.ingress).is_some() {
+            Some((key.src, key.src_port))
+        } else if index.is_dest(key.src, key.src_port, key.proto) {
+            Some((key.dst, key.dst_port))
+        } else {
+            None
+        };
+        match client.and_then(|(a, p)| self.other_owner::<F>(cx, a, p, key.proto)) {
+            Some(other) => Verdict::HandOver(other),
+            None => Verdict::Punt,
+        }
+    }
+
+    /// Sends an ICMP error on with one end of it, and the opposite end of what it quotes, translated.
+    pub(super) fn relay_error<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        embedded: &mut Embedded<F>,
+        (side, addr, port): (rewrite::Side, F::Addr, u16),
+        way: Way,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        if let Err(v) = self.passable(cx, p, way, 0, sink) {
+            return v;
+        }
+        if let Err(r) = icmp::translate(p.buf.data_mut(), p.ip, embedded, side, addr, port) {
+            return Verdict::Drop(r);
+        }
+        let ttl = p.ip.ttl - 1;
+        rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
+        way_verdict(way)
+    }
+}
