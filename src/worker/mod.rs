@@ -6,6 +6,7 @@
 pub mod assemble;
 pub mod lockstep;
 mod outbound;
+pub mod reassembly;
 pub mod shared;
 mod wait;
 
