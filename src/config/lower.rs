@@ -53,6 +53,8 @@ pub struct Dpdk {
 pub struct Limits {
     /// Connections of all workers together.
     pub connections: usize,
+    /// Persistence templates.
+    pub templates: usize,
     /// Virtual services.
     pub services: usize,
     /// Real servers of all services together.
@@ -120,6 +122,7 @@ pub fn lower(config: &Config) -> Result<Lowered, LowerError> {
         },
         limits: Limits {
             connections: count(config.limits.connections),
+            templates: 256 << 10,
             services: count(config.limits.services),
             servers: count(config.limits.servers),
         },

@@ -21,7 +21,6 @@ use super::fib::Egress;
 use super::snapshot::{FTP, FamilyIndex, Service, Services, Snapshot};
 use crate::net::icmp::IcmpError;
 use crate::net::packet::{proto, tcp_flags};
-use crate::net::rewrite;
 use crate::net::scope::is_valid_source;
 use crate::net::{
     BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6, parse,
@@ -186,6 +185,13 @@ impl Director {
             icmp_refilled: Tick(0),
             applied: None,
         })
+    }
+
+    /// Secret of the worker's fragment store.
+    #[must_use]
+    pub fn fragment_key(&self) -> HashKey {
+        let [a, b, c, d] = self.config.table_key.0;
+        HashKey([d, c, b, a])
     }
 
     /// Connections of a family, for listings.
@@ -525,7 +531,7 @@ impl Director {
             Err(e) => {
                 dest.unbind(false);
                 if let Some(template) = chosen.template {
-                    cx.templates.release(template.index);
+                    cx.templates.release(template.index, cx.now);
                 }
                 counters.rejected_table_full.inc();
                 Err(match e {
@@ -614,7 +620,7 @@ impl Director {
             };
             if lasting {
                 conn.set_flags(conn.flags() | ASSURED);
-                cx.templates.assure(conn.template);
+                cx.templates.assure(cx.templates.get(conn.template));
             }
         }
         let timeout = timeouts.of(proto, conn.state);
@@ -783,7 +789,7 @@ fn release<F: Family>(cx: &Context<'_>, conn: &Conn<F>) {
         dest.unbind(conn.is_active());
     }
     if conn.template != NONE {
-        cx.templates.release(conn.template);
+        cx.templates.release(conn.template, cx.now);
     }
 }
 

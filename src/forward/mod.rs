@@ -10,6 +10,8 @@ pub use defs::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,
     Timeouts,
 };
-pub use director::{Context, Director, DirectorConfig, Side, Sink, Verdict};
+pub use director::{
+    Context, Director, DirectorConfig, Evict, PIECES_MAX, Pieces, Side, Sink, Verdict,
+};
 pub use fib::{Egress, Fib, FibInput, Way};
 pub use snapshot::{BuildError, Registry, Service, Services, Snapshot};

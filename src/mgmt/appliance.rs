@@ -193,6 +193,7 @@ async fn run_here<I: PacketIo + 'static>(
     let plane = Arc::new(Plane {
         snapshot: ArcSwap::from_pointee(empty_snapshot()),
         workers: assemble::shared(cores.len(), &cores, &sizes),
+        templates: assemble::templates(&sizes).map_err(RunError::Tables)?,
         stop: AtomicBool::new(false),
         connections_capacity: sizes.connections as u64,
     });

@@ -330,6 +330,7 @@ impl Manager {
     pub fn tick(&mut self, now: Instant) {
         self.reap();
         self.watch.observe(&self.plane.workers, now);
+        self.plane.sweep_templates(self.plane.now());
     }
 
     /// Frees replaced snapshots that no worker has any more.

@@ -13,8 +13,8 @@ use arc_swap::ArcSwap;
 use super::api::PortStatus;
 use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
 use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
-use crate::net::{Af, Mac};
-use crate::table::{AdminState, DestId, Method, ServiceId};
+use crate::net::{Af, HashKey, Mac};
+use crate::table::{AdminState, DestId, Method, ServiceId, Templates};
 use crate::worker::{Command, ConnRow, Plane, WorkerShared};
 
 /// Slots for services and servers in [`plane`].
@@ -95,6 +95,7 @@ pub fn plane(workers: usize) -> Arc<Plane> {
     Arc::new(Plane {
         snapshot: ArcSwap::from_pointee(empty_snapshot()),
         workers: (0..workers).map(worker).collect(),
+        templates: Templates::new(64, SLOTS.0, HashKey::from_seed(1)).expect("memory"),
         stop: AtomicBool::new(false),
         connections_capacity: 1000,
     })

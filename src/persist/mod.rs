@@ -8,6 +8,6 @@ pub mod quic;
 pub mod sip;
 
 pub use engine::{Engine, NoKey, PayloadKey};
-pub use field::{Field, FieldError, SessionKey, Unit, When};
+pub use field::{Field, FieldError, Session, SessionKey, Unit, When};
 pub use quic::{QuicConfig, QuicId, QuicLb};
 pub use sip::Scratch;

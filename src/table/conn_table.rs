@@ -226,9 +226,11 @@ impl<F: Family> ConnTable<F> {
 
     /// A connection, if there is one at `index`.
     #[must_use]
-    pub fn find(&self, index: ConnIdx) -> Option<&Conn<F>> {
+    pub fn get_live(&self, index: ConnIdx) -> Option<&Conn<F>> {
         let within = (index.0 as usize) < self.capacity();
-        within.then(|| self.entries.at(index.0)).filter(|c| c.is_live())
+        within
+            .then(|| self.entries.at(index.0))
+            .filter(|c| c.is_live())
     }
 
     /// A connection, to be changed.

@@ -10,14 +10,19 @@ mod index;
 mod memory;
 mod prefetch;
 pub mod state;
+pub mod template;
 #[cfg(test)]
 mod tests;
 mod wheel;
 
-pub use conn::{Conn, ConnIdx, Direction, Ends, flag};
+pub use conn::{Conn, ConnIdx, Direction, Ends, NONE, flag};
 pub use conn_table::{ConnTable, Expiry, Hit, InsertError, Inserted, Swept};
 pub use counter::{Counter, DestCounters, ServiceCounters, WorkerCounters};
 pub use dest::{AdminState, Counts, Dest, DestId, DestShared, Method, ServiceId, Thresholds};
 pub use memory::TableError;
 pub use prefetch::prefetch;
 pub use state::{SctpState, StateTimeouts, Step, TcpState, TcpTable};
+pub use template::{
+    Ended, InsertRefused, NewTemplate, Origin, Placed, Repoint, TemplateKey, TemplateRef,
+    TemplateRow, Templates,
+};

@@ -11,7 +11,7 @@ use super::shared::{Plane, WorkerShared};
 use crate::forward::{Director, DirectorConfig, Setup};
 use crate::io::PacketIo;
 use crate::net::{Af, HashKey};
-use crate::table::TableError;
+use crate::table::{TableError, Templates};
 
 /// Frames that may wait between two workers.
 pub const HANDOVER_RING: usize = 1024;
@@ -23,6 +23,8 @@ pub const KERNEL_RING: usize = 1024;
 pub struct Sizes {
     /// Connections of all workers together.
     pub connections: usize,
+    /// Persistence templates, which all workers share.
+    pub templates: usize,
     /// Service slots.
     pub services: usize,
     /// Real server slots.
@@ -144,6 +146,15 @@ pub fn workers<I: PacketIo>(
             Worker::new(plane, Arc::clone(&plane.workers[me]), director, wiring)
         })
         .collect()
+}
+
+/// The table of persistence templates that all workers share.
+///
+/// # Errors
+/// When the memory can't be had.
+pub fn templates(sizes: &Sizes) -> Result<Templates, TableError> {
+    let key = HashKey::from_seed(sizes.seed ^ 0x7465_6d70_6c61_7465);
+    Templates::new(sizes.templates, sizes.services, key)
 }
 
 /// The shared parts of `n` workers.

@@ -17,7 +17,7 @@ use super::shared::{ConnPage, ConnRow, Plane};
 use crate::forward::{BuildError, Fib, FibInput, PortId, Registry, Setup, Side, Snapshot};
 use crate::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
 use crate::net::{Af, DropReason, Tick, V4, V6};
-use crate::table::{DestId, TableError, WorkerCounters, flag};
+use crate::table::{DestId, TableError, TemplateRow, WorkerCounters, flag};
 
 /// Buffers of the pool: what may wait for neighbours in eight workers, and more.
 const BUFFERS: usize = 16 * 1024;
@@ -25,6 +25,9 @@ const BUFFERS: usize = 16 * 1024;
 const LARGE_BUFFERS: usize = 64;
 /// What one frame may set off at once.
 const QUEUE: QueueCapacity = QueueCapacity { rx: 2, tx: 4096 };
+
+/// How often the management core ends templates, in ticks.
+const SWEEP_TICKS: u32 = 10;
 
 /// Why the workers could not be set up.
 #[derive(Debug)]
@@ -58,6 +61,7 @@ pub struct Lockstep {
     registry: Registry,
     turn: usize,
     now: Tick,
+    swept: Tick,
 }
 
 impl Lockstep {
@@ -71,6 +75,7 @@ impl Lockstep {
         let plane = Arc::new(Plane {
             snapshot: ArcSwap::from_pointee(snapshot),
             workers: assemble::shared(workers, &[], sizes),
+            templates: assemble::templates(sizes).map_err(StartError::Table)?,
             stop: AtomicBool::new(false),
             connections_capacity: sizes.connections as u64,
         });
@@ -106,6 +111,7 @@ impl Lockstep {
             registry,
             turn: 0,
             now: Tick(0),
+            swept: Tick(0),
         })
     }
 
@@ -123,7 +129,7 @@ impl Lockstep {
 
     /// Puts one frame into a port at `now` and lets the workers finish with it.
     pub fn frame(&mut self, port: PortId, frame: &[u8], now: Tick) {
-        self.now = now;
+        self.pass_to(now);
         let worker = self.turn % self.workers.len();
         self.turn = self.turn.wrapping_add(1);
         if !self.handles[worker][usize::from(port.0)].push(frame) {
@@ -137,8 +143,23 @@ impl Lockstep {
 
     /// Lets time pass.
     pub fn advance(&mut self, now: Tick) {
-        self.now = now;
+        self.pass_to(now);
         self.settle();
+    }
+
+    /// Time, and the management core's work that has come due with it.
+    fn pass_to(&mut self, now: Tick) {
+        self.now = now;
+        if now.since(self.swept) >= SWEEP_TICKS {
+            self.swept = now;
+            self.plane.sweep_templates(now);
+        }
+    }
+
+    /// All templates.
+    #[must_use]
+    pub fn templates(&self) -> Vec<TemplateRow> {
+        super::list_templates(&self.plane.templates, self.now)
     }
 
     /// Ends the run: what still waits for a neighbour is dropped.

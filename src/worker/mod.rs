@@ -21,10 +21,10 @@ pub use outbound::{Moved, Outbound, Ring, Wiring};
 pub use shared::{Command, ConnPage, ConnRow, Plane, WorkerShared};
 pub use wait::Owed;
 
-use crate::forward::{Context, Director, PortId, Side, Snapshot};
+use crate::forward::{Context, Director, Pieces, PortId, Side, Snapshot};
 use crate::io::{BURST, Burst, PacketIo};
 use crate::net::{Af, Tick, V4, V6};
-use crate::table::{Conn, ServiceId};
+use crate::table::{Conn, ServiceId, TemplateRow, Templates};
 
 /// Timers worked on in one poll at most.
 const EXPIRE_BUDGET: usize = 256;
@@ -43,6 +43,7 @@ impl Deref for Published {
 /// One worker: a core's share of the appliance.
 #[derive(Debug)]
 pub struct Worker<I: PacketIo> {
+    plane: Arc<Plane>,
     shared: Arc<WorkerShared>,
     snapshot: Cache<Published, Arc<Snapshot>>,
     inner: Inner<I>,
@@ -54,6 +55,9 @@ struct Inner<I: PacketIo> {
     director: Director,
     out: Outbound<I>,
     burst: Burst<I::Buf>,
+    /// The datagram that is being worked on: its fragments, and what they carry.
+    pieces: Pieces<I::Buf>,
+    message: Vec<u8>,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -65,14 +69,17 @@ impl<I: PacketIo> Worker<I> {
         director: Director,
         wiring: Wiring<I>,
     ) -> Self {
-        let out = Outbound::new(wiring, Arc::clone(&shared));
+        let out = Outbound::new(wiring, Arc::clone(&shared), director.fragment_key());
         Self {
+            plane: Arc::clone(plane),
             snapshot: Cache::new(Published(Arc::clone(plane))),
             shared,
             inner: Inner {
                 director,
                 out,
                 burst: ArrayVec::new(),
+                pieces: ArrayVec::new(),
+                message: Vec::with_capacity(reassembly::DATAGRAM_BYTES_MAX as usize),
             },
         }
     }
@@ -97,6 +104,7 @@ impl<I: PacketIo> Worker<I> {
         let cx = Context {
             now,
             snapshot,
+            templates: &self.plane.templates,
             counters: &self.shared.counters,
             ingress: PortId(0),
             handed: false,
@@ -133,6 +141,7 @@ impl<I: PacketIo> Inner<I> {
         // Timers first: a connection whose time is over must not catch a packet that came after.
         let mut work = self.director.expire(&cx, expire_budget);
         work += self.command(shared, cx.now);
+        self.out.expire_fragments();
         self.out.sweep_waiting(&cx.snapshot.fib);
         for port in 0..self.out.wiring.queues.len() {
             cx.ingress = port_id(port);
@@ -152,9 +161,22 @@ impl<I: PacketIo> Inner<I> {
         let n = io.rx_burst(&mut self.burst);
         if n > 0 {
             cx.counters.received.add(n as u64);
-            self.director.process(cx, &mut self.burst, &mut self.out);
+            self.process(cx);
         }
         n
+    }
+
+    /// Lets the director decide on the burst, and on the datagrams that it made whole.
+    fn process(&mut self, cx: &Context<'_>) {
+        self.director.process(cx, &mut self.burst, &mut self.out);
+        while let Some(datagram) = self.out.next_datagram(&mut self.pieces, &mut self.message) {
+            let cx = Context {
+                handed: datagram.handed,
+                ..*cx
+            };
+            self.director
+                .datagram(&cx, &mut self.pieces, &self.message, &mut self.out);
+        }
     }
 
     /// Frames from the kernel's interface, complete as they are.
@@ -189,7 +211,7 @@ impl<I: PacketIo> Inner<I> {
                     Moved::Rx(port, buf) => {
                         cx.counters.handed_in.inc();
                         if port != cx.ingress && !self.burst.is_empty() {
-                            self.director.process(&cx, &mut self.burst, &mut self.out);
+                            self.process(&cx);
                         }
                         cx.ingress = port;
                         self.burst.push(buf);
@@ -198,11 +220,14 @@ impl<I: PacketIo> Inner<I> {
                         cx.counters.handed_in.add(u64::from(frame.stands_for));
                         self.out.send_complete(port, frame);
                     }
+                    Moved::Piece { ingress, buf, last } => {
+                        cx.counters.handed_in.inc();
+                        self.out.arrive(from, ingress, buf, last);
+                    }
+                    Moved::Evict(evict) => self.director.evict(&cx, evict),
                 }
             }
-            if !self.burst.is_empty() {
-                self.director.process(&cx, &mut self.burst, &mut self.out);
-            }
+            self.process(&cx);
             total += n;
         }
         total
@@ -225,6 +250,17 @@ impl<I: PacketIo> Inner<I> {
 
 fn port_id(port: usize) -> PortId {
     PortId(u16::try_from(port).expect("ports are numbered in 16 bits"))
+}
+
+/// All templates, as the management core lists them.
+#[must_use]
+pub fn list_templates(templates: &Templates, now: Tick) -> Vec<TemplateRow> {
+    let mut rows = Vec::new();
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        cursor = templates.dump(at, u32::MAX, now, |row| rows.push(row));
+    }
+    rows
 }
 
 /// Fills a page of connections.

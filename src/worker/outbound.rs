@@ -3,18 +3,20 @@
 //! Carries out the director's verdicts. Invariant: each received frame is counted exactly once, as transmitted, punted
 //! or dropped, when its fate is certain, and as held until then.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
+use super::reassembly::{Added, Datagram, FragmentInfo, Lost, Reassembly};
 use super::shared::WorkerShared;
 use super::wait::{Fate, Owed, WaitingRoom};
 use crate::forward::exception::{Policer, classify};
-use crate::forward::{Egress, Fib, PortId, Sink, Verdict, Way};
+use crate::forward::{Egress, Evict, Fib, Pieces, PortId, Sink, Verdict, Way};
 use crate::io::PacketIo;
-use crate::net::{BURST, DropReason, PacketBuf, Tick, fragment};
+use crate::net::{BURST, DropReason, HashKey, L3, Packet, PacketBuf, Tick, fragment, parse};
 
 /// A frame on its way from one worker to another.
 #[derive(Debug)]
@@ -23,6 +25,17 @@ pub enum Moved<B> {
     Rx(PortId, B),
     /// For the worker that has a transmit queue on this port; the frame is complete.
     Tx(PortId, Owed<B>),
+    /// A fragment of a whole datagram, for the worker that owns its connection. Those of one datagram follow each other.
+    Piece {
+        /// The port that it came in by.
+        ingress: PortId,
+        /// The frame.
+        buf: B,
+        /// Whether it is the datagram's last.
+        last: bool,
+    },
+    /// For the worker whose connection is to end.
+    Evict(Evict),
 }
 
 /// Ring of frames from one worker to another, or between a worker and the management core.
@@ -66,12 +79,34 @@ pub struct Outbound<I: PacketIo> {
     /// Generation of the forwarding information at the last sweep of the waiting room.
     swept: (u64, Tick),
     held: u64,
+    fragments: Reassembly<I::Buf>,
+    /// Datagrams that became whole in this burst.
+    whole: VecDeque<Whole<I::Buf>>,
+    /// By worker: the fragments that have come of the datagram that it is handing over.
+    arriving: Vec<Pieces<I::Buf>>,
+}
+
+/// A datagram whose fragments are all here.
+#[derive(Debug)]
+enum Whole<B> {
+    /// It became whole here.
+    Here(Datagram<B>),
+    /// Another worker handed it over.
+    From(usize),
+}
+
+/// What [`Outbound::next_datagram`] says of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Next {
+    /// Another worker handed it over.
+    pub handed: bool,
 }
 
 impl<I: PacketIo> Outbound<I> {
-    /// An outbound side with empty queues.
+    /// An outbound side with empty queues. `fragment_key` keeps anybody from aiming at places of the fragment store.
     #[must_use]
-    pub fn new(wiring: Wiring<I>, shared: Arc<WorkerShared>) -> Self {
+    pub fn new(wiring: Wiring<I>, shared: Arc<WorkerShared>, fragment_key: HashKey) -> Self {
+        let arriving = wiring.from_workers.iter().map(|_| Pieces::new()).collect();
         let empty = || TxQueue {
             frames: ArrayVec::new(),
             stand_for: ArrayVec::new(),
@@ -85,12 +120,65 @@ impl<I: PacketIo> Outbound<I> {
             now: Tick(0),
             swept: (0, Tick(0)),
             held: 0,
+            fragments: Reassembly::new(fragment_key),
+            whole: VecDeque::with_capacity(2 * BURST),
+            arriving,
         }
     }
 
     /// Starts a poll at `now`.
     pub fn begin(&mut self, now: Tick) {
         self.now = now;
+    }
+
+    /// Ends datagrams whose other fragments did not come in time.
+    pub fn expire_fragments(&mut self) {
+        if self.fragments.held() == 0 {
+            return;
+        }
+        let counters = &self.shared.counters;
+        let lose = |lost: Lost<I::Buf>| counters.drop(lost.reason);
+        self.fragments.expire(self.now, FRAGMENT_BUDGET, lose);
+        self.count_held();
+    }
+
+    /// A fragment of a datagram that the worker `from` hands over.
+    pub fn arrive(&mut self, from: usize, ingress: PortId, buf: I::Buf, last: bool) {
+        // A worker hands over as many as there can be at most.
+        if self.arriving[from].try_push((ingress, buf)).is_err() {
+            self.shared.counters.drop(DropReason::Internal);
+        }
+        if last {
+            self.whole.push_back(Whole::From(from));
+        }
+    }
+
+    /// The next whole datagram: its fragments, and its transport header with all that follows.
+    pub fn next_datagram(
+        &mut self,
+        pieces: &mut Pieces<I::Buf>,
+        message: &mut Vec<u8>,
+    ) -> Option<Next> {
+        let next = match self.whole.pop_front()? {
+            Whole::Here(datagram) => {
+                datagram.gather(message);
+                let all = datagram.pieces.into_iter();
+                pieces.extend(all.map(|piece| (piece.ingress, piece.buf)));
+                Next { handed: false }
+            }
+            Whole::From(worker) => {
+                std::mem::swap(pieces, &mut self.arriving[worker]);
+                gather(pieces, message);
+                Next { handed: true }
+            }
+        };
+        self.count_held();
+        Some(next)
+    }
+
+    fn count_held(&self) {
+        let all = self.held + self.fragments.held() as u64;
+        self.shared.counters.held.set(all);
     }
 
     /// Sends what waited for a neighbour that is known now, drops what waited too long.
@@ -159,7 +247,7 @@ impl<I: PacketIo> Outbound<I> {
         match ring.push(Moved::Tx(port, frame)) {
             Ok(()) => self.shared.counters.handed_out.add(stands_for),
             Err(Moved::Tx(_, frame)) => self.drop(frame, DropReason::HandoverFull),
-            Err(Moved::Rx(..)) => {}
+            Err(_) => {}
         }
     }
 
@@ -224,7 +312,7 @@ impl<I: PacketIo> Outbound<I> {
         match self.waiting.push(port, next_hop, frame, self.now) {
             Ok(new) => {
                 self.held += u64::from(n);
-                self.shared.counters.held.set(self.held);
+                self.count_held();
                 if new {
                     ask(&self.shared, port, next_hop);
                 }
@@ -235,7 +323,7 @@ impl<I: PacketIo> Outbound<I> {
 
     fn unhold(&mut self, n: u8) {
         self.held -= u64::from(n);
-        self.shared.counters.held.set(self.held);
+        self.count_held();
     }
 
     fn punt(&mut self, ingress: PortId, buf: I::Buf) {
@@ -282,7 +370,50 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
             Verdict::Punt => self.punt(ingress, buf),
             Verdict::HandOver(worker) => self.hand_over(worker, ingress, buf),
             Verdict::Drop(reason) => self.shared.counters.drop(reason),
+            Verdict::Collect => self.shared.counters.drop(DropReason::Internal),
         }
+    }
+
+    fn collect(&mut self, ingress: PortId, buf: I::Buf, packet: &Packet) {
+        let info = match &packet.l3 {
+            L3::V4(ip) => FragmentInfo::of(ip),
+            L3::V6(ip) => FragmentInfo::of(ip),
+            L3::Other(_) => None,
+        };
+        let counters = &self.shared.counters;
+        let Some(info) = info else {
+            return counters.drop(DropReason::Internal);
+        };
+        let lose = |lost: Lost<I::Buf>| counters.drop(lost.reason);
+        let added = self.fragments.add(self.now, ingress, &info, buf, lose);
+        if let Added::Complete(datagram) = added {
+            self.whole.push_back(Whole::Here(datagram));
+        }
+        self.count_held();
+    }
+
+    fn hand_over_datagram(&mut self, worker: usize, pieces: &mut Pieces<I::Buf>) {
+        let counters = &self.shared.counters;
+        let n = pieces.len();
+        let ring = self.wiring.to_workers.get(worker).and_then(Option::as_ref);
+        // This worker alone fills the ring, so the room that is there stays there.
+        let Some(ring) = ring.filter(|ring| ring.capacity() - ring.len() >= n) else {
+            pieces.clear();
+            counters.drops[DropReason::HandoverFull as usize].add(n as u64);
+            return;
+        };
+        for (i, (ingress, buf)) in pieces.drain(..).enumerate() {
+            let last = i + 1 == n;
+            match ring.push(Moved::Piece { ingress, buf, last }) {
+                Ok(()) => counters.handed_out.inc(),
+                Err(_) => counters.drop(DropReason::HandoverFull),
+            }
+        }
+    }
+
+    fn evict(&mut self, worker: usize, evict: Evict) -> bool {
+        let ring = self.wiring.to_workers.get(worker).and_then(Option::as_ref);
+        ring.is_some_and(|ring| ring.push(Moved::Evict(evict)).is_ok())
     }
 
     fn alloc(&mut self, port: PortId) -> Option<I::Buf> {
@@ -309,6 +440,27 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
             Verdict::Transmit(egress) => self.transmit(egress, owed),
             Verdict::Wait { port, next_hop } => self.wait(port, next_hop, owed),
             _ => {}
+        }
+    }
+}
+
+/// Datagrams that are given up in one poll at most.
+const FRAGMENT_BUDGET: usize = 64;
+
+/// Puts together what fragments that were handed over carry.
+fn gather<B: PacketBuf>(pieces: &Pieces<B>, message: &mut Vec<u8>) {
+    message.clear();
+    for (_, buf) in pieces {
+        let part = match parse(buf.data()).map(|packet| packet.l3) {
+            Ok(L3::V4(ip)) => FragmentInfo::of(&ip).map(|info| (info, ip.l4)),
+            Ok(L3::V6(ip)) => FragmentInfo::of(&ip).map(|info| (info, ip.l4)),
+            _ => None,
+        };
+        if let Some((info, l4)) = part {
+            let first = info.offset == 0;
+            let from = usize::from(if first { l4 } else { info.payload });
+            let to = usize::from(info.payload) + usize::from(info.len);
+            message.extend_from_slice(buf.data().get(from..to).unwrap_or(&[]));
         }
     }
 }

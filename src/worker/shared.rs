@@ -5,14 +5,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 
 use crate::forward::{PortId, Snapshot};
-use crate::net::Af;
-use crate::table::{DestId, ServiceId, WorkerCounters};
+use crate::net::{Af, Tick};
+use crate::table::{DestId, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -112,6 +112,33 @@ pub struct Plane {
     pub workers: Vec<Arc<WorkerShared>>,
     /// Set once to stop all workers.
     pub stop: AtomicBool,
+    /// Persistence templates; the management core sweeps them.
+    pub templates: Templates,
     /// Connections that all workers' tables can hold together.
     pub connections_capacity: u64,
+}
+
+impl Plane {
+    /// The time by the workers' clocks: that of the last poll of whichever polled last.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        let polls = self
+            .workers
+            .iter()
+            .map(|w| Tick(w.heartbeat.load(Ordering::Relaxed)));
+        polls
+            .reduce(|a, b| if b.reached(a) { b } else { a })
+            .unwrap_or_default()
+    }
+
+    /// Ends the templates whose time is over. The management core's part, and nobody else's.
+    pub fn sweep_templates(&self, now: Tick) {
+        let snapshot = self.snapshot.load();
+        self.templates.sweep(now, |ended| {
+            // A server that templates refer to keeps its slot.
+            if let Some(dest) = snapshot.dest(ended.dest) {
+                dest.shared.unbind_template();
+            }
+        });
+    }
 }

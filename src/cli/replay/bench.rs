@@ -103,6 +103,8 @@ fn prepare(setup: &Setup, options: &Options, dealt: Dealt) -> Result<Prepared, R
     let plane = Arc::new(Plane {
         snapshot: ArcSwap::from_pointee(snapshot),
         workers: assemble::shared(n, &[], &options.sizes),
+        templates: assemble::templates(&options.sizes)
+            .map_err(|e| ReplayError::Start(StartError::Table(e)))?,
         stop: AtomicBool::new(false),
         connections_capacity: options.sizes.connections as u64,
     });

@@ -9,7 +9,7 @@ use crate::net::packet::proto;
 use crate::net::{DropReason, Ip, PacketBuf};
 use crate::persist::{NoKey, PayloadKey, Scratch, Session};
 use crate::sched::{Selection, select_and_reserve};
-use crate::table::{Dest, DestId, NewTemplate, Placed, Repoint, TemplateKey, TemplateRef};
+use crate::table::{Dest, DestId, NewTemplate, Origin, Placed, Repoint, TemplateKey, TemplateRef};
 
 /// A server for a packet.
 #[derive(Debug)]
@@ -206,7 +206,7 @@ pub(super) fn new_template<F: Side>(
     NewTemplate {
         dest: DestId(0),
         timeout: service.template_timeout,
-        origin: 0,
+        origin: Origin::Local,
         service_limit: persistence.max_templates,
         client_limit: persistence.max_per_client,
         source: address_bytes::<F>(client),
@@ -219,7 +219,7 @@ pub(super) fn session_new(cx: &Context<'_>) -> NewTemplate {
     NewTemplate {
         dest: DestId(0),
         timeout: cx.snapshot.services.timeouts.udp,
-        origin: 0,
+        origin: Origin::Local,
         service_limit: 0,
         client_limit: 0,
         source: [0; 16],

@@ -6,7 +6,7 @@
 
 use super::{Carried, Context, Director, Pieces, Side, Sink, Verdict, owner};
 use crate::forward::defs::{PortId, address_bytes};
-use crate::net::{DropReason, Family, Ip, L3, PacketBuf, parse};
+use crate::net::{Af, DropReason, Family, Ip, L3, PacketBuf, parse};
 use crate::table::{Dest, DestId};
 
 /// What was done to a first fragment.
@@ -49,7 +49,9 @@ impl Director {
             #[allow(clippy::cast_possible_truncation)]
             let (high, low) = ((id >> 16) as u16, (id ^ sum) as u16);
             let (key, workers) = (&self.config.owner_key, self.config.workers);
-            let owner = owner::<F>(key, workers, ip.flow.src, low ^ high, ip.flow.proto);
+            // In IPv6 the next header may differ from fragment to fragment (RFC 8200 §4.5).
+            let proto = if F::AF == Af::V4 { ip.flow.proto } else { 0 };
+            let owner = owner::<F>(key, workers, ip.flow.src, low ^ high, proto);
             if owner != self.config.worker {
                 return Verdict::HandOver(owner);
             }

@@ -48,7 +48,12 @@ impl Director {
 
     /// An ICMP error that quotes something malformed is dropped if it is for a virtual address or from a server's side,
     /// and else left to the kernel.
-    pub(super) fn malformed_icmp<F: Side>(&self, cx: &Context<'_>, ip: &Ip<F>, reason: DropReason) -> Verdict {
+    pub(super) fn malformed_icmp<F: Side>(
+        &self,
+        cx: &Context<'_>,
+        ip: &Ip<F>,
+        reason: DropReason,
+    ) -> Verdict {
         let index = F::index(&cx.snapshot.services);
         if index.is_virtual(ip.flow.dst) {
             Verdict::Drop(reason)

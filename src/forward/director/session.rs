@@ -142,10 +142,10 @@ impl Director {
         }
         let mine = holder(self.config.worker, F::AF, index);
         let reference = cx.templates.get(template);
-        let before = cx.templates.swap_holder(reference, mine);
-        if before == 0 || before == mine {
+        let before = cx.templates.swap_holder(reference, mine, cx.now);
+        let Some(before) = before.filter(|before| *before != 0 && *before != mine) else {
             return;
-        }
+        };
         let (worker, af, index) = held(before);
         let evict = Evict {
             af,
@@ -169,7 +169,7 @@ impl Director {
     }
 
     fn evict_side<F: Side>(&mut self, cx: &Context<'_>, evict: Evict) {
-        let Some(conn) = F::table(self).find(evict.index) else {
+        let Some(conn) = F::table(self).get_live(evict.index) else {
             return;
         };
         if (conn.template, conn.session) == (evict.template, evict.session) {
@@ -241,6 +241,10 @@ fn holder(worker: usize, af: Af, index: ConnIdx) -> u64 {
 
 #[allow(clippy::cast_possible_truncation)]
 fn held(word: u64) -> (usize, Af, ConnIdx) {
-    let af = if word >> 32 & 0xff == 1 { Af::V4 } else { Af::V6 };
+    let af = if word >> 32 & 0xff == 1 {
+        Af::V4
+    } else {
+        Af::V6
+    };
     ((word >> 40) as usize, af, ConnIdx(word as u32))
 }
