@@ -639,7 +639,9 @@ impl Model {
     fn add(&mut self, now: Tick, tag: u32, info: &FragmentInfo, payload: &[u8]) -> Outcome {
         let mut out = Outcome::default();
         let (from, to) = (usize::from(info.offset), info.end() as usize);
-        let wrong = info.len == 0 || (info.more && info.len % 8 != 0) || (from == 0 && !info.more);
+        let wrong = info.len == 0
+            || (info.more && !info.len.is_multiple_of(8))
+            || (from == 0 && !info.more);
         if wrong {
             out.lost.push((tag, DropReason::Fragment));
             return out;
@@ -807,7 +809,7 @@ proptest! {
             (info.l4_whole, info.proto) = (l4_whole, proto);
             if small {
                 (info.payload, info.l4, info.header_len) = (payload % 64, l4 % 64, header_len % 64);
-                (info.len, info.offset) = (len % 64 & !3, offset % 64 & !7);
+                (info.len, info.offset) = (len & 0x3c, offset & 0x38);
             }
             rig.add(&info, &vec![0; frame]);
         }
@@ -821,12 +823,14 @@ fn captures() -> Option<Vec<PathBuf>> {
         PathBuf::from,
     );
     let data = shared.join("data/pcap");
+    let Ok(folders) = std::fs::read_dir(&data) else {
+        eprintln!("SKIPPED: there are no captures in {}.", data.display());
+        return None;
+    };
+    let folders = folders.map(|e| e.expect("an entry").path());
     let mut all = Vec::new();
-    for folder in ["frag4", "frag6", "malformed", "flood", "ipv6ext"] {
-        let Ok(entries) = std::fs::read_dir(data.join(folder)) else {
-            eprintln!("SKIPPED: there are no captures in {}.", data.display());
-            return None;
-        };
+    for folder in folders.filter(|path| path.is_dir()) {
+        let entries = std::fs::read_dir(folder).expect("a folder");
         all.extend(entries.map(|e| e.expect("an entry").path()));
     }
     all.sort();
