@@ -54,7 +54,7 @@ drop_reasons! {
     DestUnavailable "dest_unavailable" "The connection's real server was removed or is down, and the service says drop.",
     Fragment "fragment" "A fragment that can't be put together.",
     FragmentOverlap "fragment_overlap" "Fragments of one datagram overlap.",
-    FragmentTiny "fragment_tiny" "A first fragment without its whole transport header, or a tiny one that is not the last.",
+    FragmentTiny "fragment_tiny" "A first fragment without its whole transport header, or a later one that begins within it.",
     FragmentTimeout "fragment_timeout" "The datagram's other fragments did not come in time.",
     FragmentDuplicate "fragment_duplicate" "The same fragment came before.",
     FragmentTableFull "fragment_table_full" "Too many datagrams are being put together; the oldest made room.",

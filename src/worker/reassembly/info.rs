@@ -147,10 +147,10 @@ impl FragmentInfo {
     pub(super) fn check(&self, frame_len: usize) -> Result<(), Reject> {
         let end = usize::from(self.payload) + usize::from(self.len);
         let is_whole = self.offset == 0 && !self.more;
-        if end > frame_len || self.len == 0 || is_whole || self.offset % 8 != 0 {
+        if end > frame_len || self.len == 0 || is_whole || !self.offset.is_multiple_of(8) {
             return Err(Reject(DropReason::Fragment));
         }
-        if self.more && self.len % 8 != 0 {
+        if self.more && !self.len.is_multiple_of(8) {
             return Err(Reject(DropReason::Fragment));
         }
         if u32::from(self.header_len) + self.end() > DATAGRAM_BYTES_MAX {

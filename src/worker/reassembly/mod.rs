@@ -28,6 +28,9 @@
 //! The store itself takes [`Reassembly::MEMORY_BYTES`] per worker (about 300 kB), and holds at most [`FRAMES_MAX`]
 //! buffers of the device's pool, which has to be larger by that.
 //!
+//! Expected cost of a fragment: two keyed hashes, one chain each, two or three cold lines of the store and one of the
+//! frame it follows; measured at about 100 ns, the same under a flood, where each fragment displaces one.
+//!
 //! # Datagrams that are refused
 //!
 //! When fragments overlap, by as little as a byte, the whole datagram goes (RFC 5722 §4, RFC 8200 §4.5; for IPv4 no

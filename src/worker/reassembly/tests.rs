@@ -585,6 +585,36 @@ fn an_atomic_fragment_and_a_whole_packet_are_none() {
 }
 
 #[test]
+fn ipv4_options_are_header_and_not_payload() {
+    let (src, dst) = ends(false);
+    let frame = Build::new()
+        .ip_options(&[148, 4, 0, 0])
+        .udp(src, dst, &message(2000));
+    let mut rig = Rig::new();
+    let pieces = build::fragment(&frame, 1400);
+    assert_eq!(info_of(&pieces[1]).header_len, 24);
+    assert_eq!(rig.feed(&pieces[1]), None);
+    assert_eq!(
+        rig.feed(&pieces[0]).map(|w| w.1),
+        Some(transport_of(&frame))
+    );
+}
+
+#[test]
+fn a_store_never_grows_beyond_what_it_was_made_with() {
+    let sizes = |s: &Reassembly<Tagged>| {
+        [&s.free_frames, &s.free_entries, &s.free_sources].map(Vec::capacity)
+    };
+    let mut rig = Rig::new();
+    let before = sizes(&rig.store);
+    for n in 0..10_000 {
+        rig.add(&by_hand(n % 3_000, n, (n % 7) as u16 * 8, 8, true), &[0; 8]);
+    }
+    rig.drain();
+    assert_eq!(sizes(&rig.store), before);
+}
+
+#[test]
 fn memory_is_what_the_documentation_says() {
     // The buffers of all devices are no larger than this one's handle.
     let bytes = Reassembly::<crate::io::mem::MemBuf>::MEMORY_BYTES;
@@ -639,7 +669,9 @@ impl Model {
     fn add(&mut self, now: Tick, tag: u32, info: &FragmentInfo, payload: &[u8]) -> Outcome {
         let mut out = Outcome::default();
         let (from, to) = (usize::from(info.offset), info.end() as usize);
-        let wrong = info.len == 0 || (info.more && info.len % 8 != 0) || (from == 0 && !info.more);
+        let wrong = info.len == 0
+            || (info.more && !info.len.is_multiple_of(8))
+            || (from == 0 && !info.more);
         if wrong {
             out.lost.push((tag, DropReason::Fragment));
             return out;
@@ -776,9 +808,12 @@ proptest! {
     fn every_order_of_a_datagrams_fragments_gives_the_same_bytes(
         (len, mtu, v6, order) in shuffled(),
         again in any::<prop::sample::Index>(),
+        tagged in any::<bool>(),
     ) {
         let (src, dst) = ends(v6);
-        let frame = Build::new().id(5).udp(src, dst, &message(len));
+        let build = Build::new().id(5);
+        let build = if tagged { build.vlan(9) } else { build };
+        let frame = build.udp(src, dst, &message(len));
         let head = if v6 { 48 } else { 20 };
         let pieces = build::fragment(&frame, mtu / 8 * 8 + head);
         prop_assume!(pieces.len() > 1);
@@ -807,7 +842,7 @@ proptest! {
             (info.l4_whole, info.proto) = (l4_whole, proto);
             if small {
                 (info.payload, info.l4, info.header_len) = (payload % 64, l4 % 64, header_len % 64);
-                (info.len, info.offset) = (len % 64 & !3, offset % 64 & !7);
+                (info.len, info.offset) = (len & 0x3c, offset & 0x38);
             }
             rig.add(&info, &vec![0; frame]);
         }
@@ -821,12 +856,14 @@ fn captures() -> Option<Vec<PathBuf>> {
         PathBuf::from,
     );
     let data = shared.join("data/pcap");
+    let Ok(folders) = std::fs::read_dir(&data) else {
+        eprintln!("SKIPPED: there are no captures in {}.", data.display());
+        return None;
+    };
+    let folders = folders.map(|e| e.expect("an entry").path());
     let mut all = Vec::new();
-    for folder in ["frag4", "frag6", "malformed", "flood", "ipv6ext"] {
-        let Ok(entries) = std::fs::read_dir(data.join(folder)) else {
-            eprintln!("SKIPPED: there are no captures in {}.", data.display());
-            return None;
-        };
+    for folder in folders.filter(|path| path.is_dir()) {
+        let entries = std::fs::read_dir(folder).expect("a folder");
         all.extend(entries.map(|e| e.expect("an entry").path()));
     }
     all.sort();
