@@ -284,6 +284,7 @@ fn row<F: Side>(conn: &Conn<F>, now: Tick) -> ConnRow {
         dest: (conn.daddr().into(), conn.dport()),
         dest_id: conn.dest_id(),
         service: ServiceId(conn.service),
+        template: conn.template,
         expires: conn.remaining(now),
         in_pkts: conn.in_pkts,
     }

@@ -36,6 +36,8 @@ pub struct ConnRow {
     pub dest_id: Option<DestId>,
     /// The service's slot.
     pub service: ServiceId,
+    /// Index of the template that controls it; [`crate::table::NONE`] for none.
+    pub template: u32,
     /// Time until it expires if nothing more comes, in ticks of 10 ms.
     pub expires: u32,
     /// Packets from the client, wrapping.
