@@ -58,6 +58,7 @@ fn dest(addr: &str, port: u16) -> DestDef {
         upper_threshold: 0,
         lower_threshold: 0,
         admin: AdminState::Ready,
+        quic_server_id: Vec::new(),
     }
 }
 
@@ -72,6 +73,11 @@ fn service(proto: u8, virtual_: &str, servers: Vec<DestDef>) -> ServiceDef {
         },
         scheduler: "rr".into(),
         flags: Vec::new(),
+        one_packet: false,
+        persistence: None,
+        payload_key: None,
+        hash_key: None,
+        on_server_down: None,
         servers,
     }
 }

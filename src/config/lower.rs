@@ -175,6 +175,8 @@ fn setup(config: &Config) -> Result<Setup, LowerError> {
         neighbours: neighbours.collect::<Result<_, _>>()?,
         services: config.services.iter().map(|s| service(s)).collect(),
         timeouts: timeouts(&config.timeouts),
+        marks: Vec::new(),
+        expire_quiescent_template: false,
     })
 }
 
@@ -210,6 +212,11 @@ pub fn service(service: &Service) -> ServiceDef {
             .iter()
             .map(|flag| (**flag).clone())
             .collect(),
+        one_packet: false,
+        persistence: None,
+        payload_key: None,
+        hash_key: None,
+        on_server_down: None,
         servers: service
             .servers
             .iter()
@@ -238,6 +245,7 @@ pub fn server(server: &Server, service_port: u16) -> DestDef {
             State::Drain => AdminState::Drain,
             State::Maint => AdminState::Maint,
         },
+        quic_server_id: Vec::new(),
     }
 }
 

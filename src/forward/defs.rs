@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::net::{Af, Mac};
+use crate::net::{Af, Family, FlowKey, Mac, V4, V6};
+use crate::persist::{Engine, PayloadKey};
 use crate::table::{AdminState, Method};
 
 /// Index of a port in the configuration's order.
@@ -20,6 +21,25 @@ pub struct Prefix {
     pub addr: IpAddr,
     /// Prefix length in bits.
     pub len: u8,
+}
+
+impl Prefix {
+    /// Whether an address is within it.
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let shift = |width: u32| width.saturating_sub(u32::from(self.len));
+        match (self.addr, addr) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let differing = a.to_bits() ^ b.to_bits();
+                differing.checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let differing = a.to_bits() ^ b.to_bits();
+                differing.checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A port.
@@ -80,6 +100,8 @@ pub struct DestDef {
     pub lower_threshold: u32,
     /// Administrative state.
     pub admin: AdminState,
+    /// The id by which QUIC connection IDs name the server; empty for none.
+    pub quic_server_id: Vec<u8>,
 }
 
 impl DestDef {
@@ -101,9 +123,149 @@ pub enum ServiceKind {
         proto: u8,
         /// Virtual address.
         addr: IpAddr,
-        /// Virtual port.
+        /// Virtual port; 0 is every port that has no service of its own.
         port: u16,
     },
+    /// The mark that a [`MarkRule`] gives to packets (specification §1.1).
+    Mark {
+        /// Address family.
+        af: Af,
+        /// The mark, not 0.
+        mark: u32,
+    },
+}
+
+/// Gives a mark to the packets that it describes; what it does not name may be anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkRule {
+    /// The mark.
+    pub mark: u32,
+    /// Where packets come from.
+    pub from: Option<Prefix>,
+    /// Where they go to.
+    pub to: Option<Prefix>,
+    /// IP protocol number.
+    pub proto: Option<u8>,
+    /// Source ports, both ends included.
+    pub source_ports: Option<(u16, u16)>,
+    /// Destination ports, both ends included.
+    pub ports: Option<(u16, u16)>,
+    /// The port they come in by.
+    pub input: Option<PortId>,
+}
+
+impl MarkRule {
+    /// Whether a packet is one that the rule describes.
+    #[must_use]
+    pub fn fits<F: Family>(&self, flow: &FlowKey<F>, ingress: PortId) -> bool {
+        let within =
+            |range: Option<(u16, u16)>, port| range.is_none_or(|(a, b)| (a..=b).contains(&port));
+        self.input.is_none_or(|port| port == ingress)
+            && self.proto.is_none_or(|proto| proto == flow.proto)
+            && within(self.source_ports, flow.src_port)
+            && within(self.ports, flow.dst_port)
+            && self.fits_addresses(flow.src.into(), flow.dst.into())
+    }
+
+    /// Whether packets between these addresses may be ones that the rule describes.
+    #[must_use]
+    pub fn fits_addresses(&self, src: IpAddr, dst: IpAddr) -> bool {
+        self.from.is_none_or(|p| p.contains(src)) && self.to.is_none_or(|p| p.contains(dst))
+    }
+
+    /// The family of packets that the rule can describe, if only one.
+    #[must_use]
+    pub fn family(&self) -> Option<Af> {
+        self.from.or(self.to).map(|p| Af::of(p.addr))
+    }
+}
+
+/// Which part of a client's address makes a group of clients that are kept together (specification §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// IPv4 netmask.
+    Mask4(u32),
+    /// IPv6 prefix length, 0 to 128.
+    Prefix6(u8),
+}
+
+impl Grouping {
+    /// A client's group as the first bytes of a template's key, network order.
+    #[inline]
+    #[must_use]
+    pub fn of<F: Family>(self, client: F::Addr) -> [u8; 16] {
+        let mut group = address_bytes::<F>(client);
+        match self {
+            Self::Mask4(mask) => {
+                for (byte, m) in group.iter_mut().zip(mask.to_be_bytes()) {
+                    *byte &= m;
+                }
+            }
+            Self::Prefix6(len) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(len.min(128)))
+                    .unwrap_or(0);
+                group = (u128::from_be_bytes(group) & mask).to_be_bytes();
+            }
+        }
+        group
+    }
+}
+
+/// An address in as many bytes as the longest has, network order, zeros behind.
+#[inline]
+#[must_use]
+pub fn address_bytes<F: Family>(addr: F::Addr) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    F::write(addr, &mut bytes);
+    bytes
+}
+
+/// The address in the bytes of [`address_bytes`].
+#[must_use]
+pub fn address_of(af: Af, bytes: &[u8; 16]) -> IpAddr {
+    match af {
+        Af::V4 => V4::read(bytes).into(),
+        Af::V6 => V6::read(bytes).into(),
+    }
+}
+
+/// What becomes of a packet in which the persistence engine finds no key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnNoKey {
+    /// It is kept together with others of its client, as without an engine.
+    #[default]
+    Fallback,
+    /// It is dropped.
+    Drop,
+}
+
+/// How long, and by what, clients are kept on their server (specification §3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// Idle time after which a template ends.
+    pub timeout: Duration,
+    /// Which clients belong together.
+    pub grouping: Grouping,
+    /// What a session is recognised by beside the client; none for the client alone.
+    pub engine: Option<Engine>,
+    /// What becomes of packets without a key.
+    pub on_no_key: OnNoKey,
+    /// Templates that the service may have; 0 for no limit of its own.
+    pub max_templates: u32,
+    /// Templates that one client address may have made; 0 for no limit.
+    pub max_per_client: u32,
+}
+
+/// What becomes of connections and sessions whose real server is down, removed or in maintenance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnServerDown {
+    /// The next packet is given to another server.
+    Reschedule,
+    /// Packets are dropped until the connection ends.
+    Drop,
+    /// Packets still go to the server.
+    Keep,
 }
 
 /// A virtual service.
@@ -117,6 +279,17 @@ pub struct ServiceDef {
     pub scheduler: String,
     /// Scheduler flags.
     pub flags: Vec<String>,
+    /// Whether every UDP datagram is scheduled by itself (specification §5).
+    pub one_packet: bool,
+    /// Persistence, if the service has it.
+    pub persistence: Option<Persistence>,
+    /// Where packets carry the key of their session, if they do.
+    pub payload_key: Option<PayloadKey>,
+    /// Secret of the session keys' hash, where several nodes must agree; by default the appliance's own.
+    pub hash_key: Option<u64>,
+    /// What becomes of connections when their server goes; `None` is [`OnServerDown::Reschedule`], but for established
+    /// TCP connections [`OnServerDown::Drop`].
+    pub on_server_down: Option<OnServerDown>,
     /// Real servers in the operator's order (the data path walks them newest first).
     pub servers: Vec<DestDef>,
 }
@@ -127,7 +300,23 @@ impl ServiceDef {
     pub fn af(&self) -> Af {
         match self.kind {
             ServiceKind::Address { addr, .. } => Af::of(addr),
+            ServiceKind::Mark { af, .. } => af,
         }
+    }
+
+    /// Its virtual port; 0 for a service of every port and one of a mark.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self.kind {
+            ServiceKind::Address { port, .. } => port,
+            ServiceKind::Mark { .. } => 0,
+        }
+    }
+
+    /// Whether packets keep the port they were sent to, whatever port the real server has (specification §3.2).
+    #[must_use]
+    pub fn keeps_port(&self) -> bool {
+        self.persistence.is_some() && self.port() == 0
     }
 }
 
@@ -181,6 +370,10 @@ pub struct Setup {
     pub neighbours: Vec<NeighbourDef>,
     /// Virtual services, in order.
     pub services: Vec<ServiceDef>,
+    /// Rules that give marks, the first that fits wins.
+    pub marks: Vec<MarkRule>,
+    /// Whether a template of a server with weight 0 is not used for new connections (`expire_quiescent_template`).
+    pub expire_quiescent_template: bool,
     /// Timeouts.
     pub timeouts: Timeouts,
 }

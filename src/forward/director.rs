@@ -309,7 +309,7 @@ impl Director {
     ) -> Verdict {
         let index = F::index(&cx.snapshot.services);
         let flow = p.ip.flow;
-        if let Some(id) = index.service(flow.dst, flow.dst_port, flow.proto) {
+        if let Some((id, _)) = index.service(&flow, cx.ingress) {
             if let Some(other) = self.other_owner::<F>(cx, flow.src, flow.src_port, flow.proto) {
                 return Verdict::HandOver(other);
             }
@@ -735,7 +735,7 @@ impl Director {
 
     fn icmp_elsewhere<F: Side>(&self, cx: &Context<'_>, key: &FlowKey<F>) -> Verdict {
         let index = F::index(&cx.snapshot.services);
-        let client = if index.service(key.dst, key.dst_port, key.proto).is_some() {
+        let client = if index.service(key, cx.ingress).is_some() {
             Some((key.src, key.src_port))
         } else if index.is_dest(key.src, key.src_port, key.proto) {
             Some((key.dst, key.dst_port))

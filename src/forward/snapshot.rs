@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::defs::{DestDef, PortDef, ServiceDef, ServiceKind, Setup, Timeouts};
+use super::defs::{DestDef, MarkRule, PortDef, PortId, ServiceDef, ServiceKind, Setup, Timeouts};
 use super::fib::Fib;
-use crate::net::{Af, Family, Tick};
+use crate::net::packet::proto;
+use crate::net::{Af, Family, FlowKey, Tick};
+use crate::persist::PayloadKey;
 use crate::sched::{Build, SchedState, Scheduler};
 use crate::table::{
     AdminState, Dest, DestId, DestShared, Method, ServiceId, StateTimeouts, Thresholds,
@@ -30,6 +32,35 @@ pub struct Service {
     pub dests: Vec<Arc<Dest>>,
     /// Chooses among `dests`.
     pub scheduler: Box<dyn Scheduler>,
+    /// A new template's time, in ticks; 0 when the service is not persistent.
+    pub template_timeout: u32,
+    /// Real servers by the id that QUIC connection IDs carry, as indices into `dests`.
+    pub quic_servers: HashMap<Vec<u8>, usize>,
+}
+
+impl Service {
+    /// Its virtual port; 0 for a service of every port and one of a mark.
+    #[inline]
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.def.port()
+    }
+
+    /// Its mark; 0 for one that has an address.
+    #[inline]
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        match self.def.kind {
+            ServiceKind::Address { .. } => 0,
+            ServiceKind::Mark { mark, .. } => mark,
+        }
+    }
+
+    /// The index of a real server.
+    #[must_use]
+    pub fn index_of(&self, id: DestId) -> Option<usize> {
+        self.dests.iter().position(|d| d.id == id)
+    }
 }
 
 /// Timeouts in ticks, as the state machines want them.
@@ -60,6 +91,15 @@ type ServiceKey<F> = (<F as Family>::Addr, u16, u8);
 #[derive(Debug)]
 pub struct FamilyIndex<F: Family> {
     services: HashMap<ServiceKey<F>, ServiceId>,
+    /// Services by mark, and the rules that give marks.
+    marked: HashMap<u32, ServiceId>,
+    marks: Vec<MarkRule>,
+    /// Whether some service has port 0.
+    any_port: bool,
+    /// Whether some TCP service has FTP's port.
+    ftp: bool,
+    /// Masqueraded real servers whose own packets leave in their service's name, connection or not.
+    initiators: HashMap<ServiceKey<F>, DestId>,
     /// Masqueraded real servers by address, port and protocol: whose packets may be replies. Port 0 where the server
     /// keeps the packet's port.
     dests: HashMap<ServiceKey<F>, DestId>,
@@ -71,6 +111,11 @@ impl<F: Family> Default for FamilyIndex<F> {
     fn default() -> Self {
         Self {
             services: HashMap::new(),
+            marked: HashMap::new(),
+            marks: Vec::new(),
+            any_port: false,
+            ftp: false,
+            initiators: HashMap::new(),
             dests: HashMap::new(),
             virtual_addrs: HashSet::new(),
             dest_addrs: HashSet::new(),
@@ -79,11 +124,53 @@ impl<F: Family> Default for FamilyIndex<F> {
 }
 
 impl<F: Family> FamilyIndex<F> {
-    /// The service of a packet's destination (specification §1.2).
+    /// The service of a packet that came in by `ingress`, and the packet's mark (specification §1.2).
     #[inline]
     #[must_use]
-    pub fn service(&self, addr: F::Addr, port: u16, proto: u8) -> Option<ServiceId> {
-        self.services.get(&(addr, port, proto)).copied()
+    pub fn service(&self, flow: &FlowKey<F>, ingress: PortId) -> Option<(ServiceId, u32)> {
+        let mark = self.mark(flow, ingress);
+        if mark != 0
+            && let Some(id) = self.marked.get(&mark)
+        {
+            return Some((*id, mark));
+        }
+        let at = |port| self.services.get(&(flow.dst, port, flow.proto)).copied();
+        at(flow.dst_port)
+            .or_else(|| {
+                (self.ftp && may_be_ftp_data(flow.proto, flow.dst_port)).then(|| at(FTP))?
+            })
+            .or_else(|| self.any_port.then(|| at(0))?)
+            .map(|id| (id, mark))
+    }
+
+    /// The mark that the first rule that fits gives to a packet; 0 for none.
+    #[inline]
+    #[must_use]
+    pub fn mark(&self, flow: &FlowKey<F>, ingress: PortId) -> u32 {
+        if self.marks.is_empty() {
+            return 0;
+        }
+        let fits = |rule: &&MarkRule| rule.fits(flow, ingress);
+        self.marks.iter().find(fits).map_or(0, |rule| rule.mark)
+    }
+
+    /// Whether a datagram whose ports are not known yet may be a service's, or a reply of one of its servers.
+    #[must_use]
+    pub fn concerns(&self, src: F::Addr, dst: F::Addr) -> bool {
+        self.is_virtual(dst)
+            || self.is_dest_addr(src)
+            || self
+                .marks
+                .iter()
+                .any(|rule| rule.fits_addresses(src.into(), dst.into()))
+    }
+
+    /// The real server whose packet this is, when its service lets servers speak in its name without a connection.
+    #[inline]
+    #[must_use]
+    pub fn initiator(&self, addr: F::Addr, port: u16, proto: u8) -> Option<DestId> {
+        let at = |port| self.initiators.get(&(addr, port, proto)).copied();
+        at(port).or_else(|| at(0))
     }
 
     /// Whether an address is a virtual one.
@@ -105,7 +192,18 @@ impl<F: Family> FamilyIndex<F> {
 
     fn add_service(&mut self, addr: F::Addr, port: u16, proto: u8, id: ServiceId) {
         self.services.insert((addr, port, proto), id);
+        self.any_port |= port == 0;
+        self.ftp |= port == FTP && proto == proto::TCP;
         self.virtual_addrs.insert(addr);
+    }
+
+    fn set_marks(&mut self, rules: &[MarkRule]) {
+        let fits = |rule: &&MarkRule| rule.family().is_none_or(|af| af == F::AF);
+        self.marks = rules.iter().filter(fits).cloned().collect();
+    }
+
+    fn add_initiator(&mut self, addr: F::Addr, port: u16, proto: u8, id: DestId) {
+        self.initiators.insert((addr, port, proto), id);
     }
 
     fn add_dest(&mut self, addr: F::Addr, port: u16, proto: u8, id: DestId) {
@@ -117,7 +215,15 @@ impl<F: Family> FamilyIndex<F> {
     #[inline]
     #[must_use]
     pub fn is_dest(&self, addr: F::Addr, port: u16, proto: u8) -> bool {
-        self.dests.contains_key(&(addr, port, proto)) || self.dests.contains_key(&(addr, 0, proto))
+        // Real servers of marked services are known under protocol 0: they serve every protocol.
+        [
+            (addr, port, proto),
+            (addr, 0, proto),
+            (addr, port, 0),
+            (addr, 0, 0),
+        ]
+        .iter()
+        .any(|key| self.dests.contains_key(key))
     }
 }
 
@@ -134,6 +240,8 @@ pub struct Services {
     pub v6: FamilyIndex<crate::net::V6>,
     /// Timeouts.
     pub timeouts: StateTimeouts,
+    /// Whether templates of servers with weight 0 are not used for new connections (specification §2.8).
+    pub expire_quiescent_template: bool,
     /// Slots in the configuration's order, for listings.
     pub order: Vec<ServiceId>,
 }
@@ -234,6 +342,8 @@ struct DestSlot {
     addr: IpAddr,
     port: u16,
     proto: u8,
+    /// Whether its packets keep the port they were sent to.
+    keeps_port: bool,
     /// The last weight above 0 that it had.
     last_weight: u32,
     up: bool,
@@ -335,8 +445,11 @@ impl Registry {
             v4: FamilyIndex::default(),
             v6: FamilyIndex::default(),
             timeouts: timeout_ticks(&setup.timeouts),
+            expire_quiescent_template: setup.expire_quiescent_template,
             order: Vec::new(),
         };
+        out.v4.set_marks(&setup.marks);
+        out.v6.set_marks(&setup.marks);
         let mut kept_services = vec![false; self.services.len()];
         let mut kept_dests = vec![false; self.dests.len()];
         for def in &setup.services {
@@ -344,7 +457,7 @@ impl Registry {
             kept_services[id.0 as usize] = true;
             let mut dests = Vec::with_capacity(def.servers.len());
             for d in def.servers.iter().rev() {
-                let dest = self.dest(id, proto_of(def), d)?;
+                let dest = self.dest(id, def, d)?;
                 kept_dests[dest.id.0 as usize] = true;
                 put(&mut out.dests, dest.id.0, Arc::clone(&dest));
                 dests.push(dest);
@@ -386,7 +499,7 @@ impl Registry {
     fn dest(
         &mut self,
         service: ServiceId,
-        proto: u8,
+        of: &ServiceDef,
         def: &DestDef,
     ) -> Result<Arc<Dest>, BuildError> {
         let key = (service, def.addr, def.port);
@@ -401,7 +514,8 @@ impl Registry {
                     service,
                     addr: def.addr,
                     port: def.port,
-                    proto,
+                    proto: proto_of(of),
+                    keeps_port: false,
                     last_weight: 0,
                     up: true,
                     shared: Arc::default(),
@@ -415,6 +529,7 @@ impl Registry {
             .as_mut()
             .expect("the slot was found or filled above");
         slot.retired = None;
+        slot.keeps_port = of.keeps_port();
         let takes = def.admin == AdminState::Ready && slot.up;
         let weight = if takes { def.weight } else { 0 };
         if weight != 0 {
@@ -467,7 +582,7 @@ impl Registry {
                 previous: &slot.previous,
                 state: &slot.state,
                 flags: &def.flags,
-                seed: self.seed,
+                seed: def.hash_key.unwrap_or(self.seed),
             },
         )
         .map_err(|e| BuildError::Scheduler {
@@ -475,7 +590,18 @@ impl Registry {
             message: e.to_string(),
         })?;
         slot.previous.clone_from(&dests);
+        let ids = def.servers.iter().rev().map(|s| s.quic_server_id.clone());
+        let quic_servers = match def.payload_key {
+            Some(PayloadKey::Quic(_)) => ids.zip(0..).filter(|(id, _)| !id.is_empty()).collect(),
+            _ => HashMap::new(),
+        };
+        let template_timeout = def
+            .persistence
+            .as_ref()
+            .map(|p| Tick::ticks(p.timeout).max(1));
         Ok(Service {
+            template_timeout: template_timeout.unwrap_or(0),
+            quic_servers,
             id,
             af: def.af(),
             def: def.clone(),
@@ -519,7 +645,11 @@ impl Registry {
         }
         for d in out.dests.iter().flatten() {
             let proto = self.dests[d.id.0 as usize].as_ref().map_or(0, |s| s.proto);
-            index_dest(&mut out.v4, &mut out.v6, d, proto);
+            let keeps_port = self.dests[d.id.0 as usize]
+                .as_ref()
+                .is_some_and(|s| s.keeps_port);
+            let port = if keeps_port { 0 } else { d.port };
+            index_dest(&mut out.v4, &mut out.v6, d, port, proto);
         }
     }
 
@@ -564,7 +694,34 @@ fn free_from<T>(slots: &[Option<T>], cursor: &mut usize) -> Option<usize> {
 fn proto_of(def: &ServiceDef) -> u8 {
     match def.kind {
         ServiceKind::Address { proto, .. } => proto,
+        ServiceKind::Mark { .. } => 0,
     }
+}
+
+/// Whether the real servers of a service send in its name without a client having asked: those of one-packet services,
+/// which have no connections to tell replies by, and those of services with a persistence engine (specification §4.6).
+fn speaks_for_service(service: &Service) -> bool {
+    let udp = matches!(
+        service.def.kind,
+        ServiceKind::Address {
+            proto: proto::UDP,
+            ..
+        }
+    );
+    let engine = service
+        .def
+        .persistence
+        .as_ref()
+        .is_some_and(|p| p.engine.is_some());
+    udp && (service.def.one_packet || (engine && service.port() != 0))
+}
+
+/// FTP's control port.
+pub const FTP: u16 = 21;
+
+/// Whether a TCP packet may be of an FTP data connection: the port of active ones, or one that anybody may listen on.
+fn may_be_ftp_data(proto: u8, port: u16) -> bool {
+    proto == proto::TCP && (port == 20 || port >= 1024)
 }
 
 fn gone(d: &Dest) -> Dest {
@@ -586,13 +743,36 @@ fn put<T>(slots: &mut Vec<Option<Arc<T>>>, at: u32, value: Arc<T>) {
 }
 
 fn index_service(out: &mut Services, service: &Service) {
-    let ServiceKind::Address { proto, addr, port } = service.def.kind;
-    match addr {
-        IpAddr::V4(a) => {
-            out.v4.add_service(a.into(), port, proto, service.id);
+    match service.def.kind {
+        ServiceKind::Address { proto, addr, port } => match addr {
+            IpAddr::V4(a) => out.v4.add_service(a.into(), port, proto, service.id),
+            IpAddr::V6(a) => out.v6.add_service(a.into(), port, proto, service.id),
+        },
+        ServiceKind::Mark { af: Af::V4, mark } => {
+            out.v4.marked.insert(mark, service.id);
         }
-        IpAddr::V6(a) => {
-            out.v6.add_service(a.into(), port, proto, service.id);
+        ServiceKind::Mark { af: Af::V6, mark } => {
+            out.v6.marked.insert(mark, service.id);
+        }
+    }
+    // The newest server is first, and of two services that share a server the newer one's counts (specification §1.3).
+    for dest in service
+        .dests
+        .iter()
+        .rev()
+        .filter(|d| d.method == Method::Masq)
+    {
+        if !speaks_for_service(service) {
+            continue;
+        }
+        let port = if service.def.keeps_port() {
+            0
+        } else {
+            dest.port
+        };
+        match dest.addr {
+            IpAddr::V4(a) => out.v4.add_initiator(a.into(), port, proto::UDP, dest.id),
+            IpAddr::V6(a) => out.v6.add_initiator(a.into(), port, proto::UDP, dest.id),
         }
     }
 }
@@ -601,6 +781,7 @@ fn index_dest(
     v4: &mut FamilyIndex<crate::net::V4>,
     v6: &mut FamilyIndex<crate::net::V6>,
     d: &Dest,
+    port: u16,
     proto: u8,
 ) {
     if d.method != Method::Masq {
@@ -608,10 +789,10 @@ fn index_dest(
     }
     match d.addr {
         IpAddr::V4(a) => {
-            v4.add_dest(a.into(), d.port, proto, d.id);
+            v4.add_dest(a.into(), port, proto, d.id);
         }
         IpAddr::V6(a) => {
-            v6.add_dest(a.into(), d.port, proto, d.id);
+            v6.add_dest(a.into(), port, proto, d.id);
         }
     }
 }

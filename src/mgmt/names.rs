@@ -46,6 +46,7 @@ pub fn service_key(kind: &ServiceKind) -> (String, String) {
         ServiceKind::Address { proto, addr, port } => {
             (protocol(proto).to_lowercase(), endpoint(addr, port))
         }
+        ServiceKind::Mark { mark, .. } => ("mark".to_owned(), mark.to_string()),
     }
 }
 

@@ -37,6 +37,7 @@ pub fn server(at: &str) -> DestDef {
         upper_threshold: 0,
         lower_threshold: 0,
         admin: AdminState::Ready,
+        quic_server_id: Vec::new(),
     }
 }
 
@@ -52,6 +53,11 @@ pub fn service(name: &str, at: &str, servers: &[&str]) -> ServiceDef {
         },
         scheduler: "rr".to_owned(),
         flags: Vec::new(),
+        one_packet: false,
+        persistence: None,
+        payload_key: None,
+        hash_key: None,
+        on_server_down: None,
         servers: servers.iter().map(|s| server(s)).collect(),
     }
 }
