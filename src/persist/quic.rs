@@ -210,8 +210,8 @@ impl QuicLb {
         };
         match self.decoder(first) {
             Some(decoder) if decoder.may_be_all(first, rest) => {
-                let body = &rest[..decoder.body_len];
-                QuicId::Server(decoder.server_id(body, out))
+                let body_on = &packet[LONG_CID_LEN_AT + 2..];
+                QuicId::Server(decoder.server_id(body_on, out))
             }
             _ => QuicId::Unroutable,
         }
@@ -226,10 +226,12 @@ impl QuicLb {
             return QuicId::Invalid;
         };
         match self.decoder(first) {
-            Some(decoder) if decoder.may_begin(first) => match rest.get(..decoder.body_len) {
-                Some(body) => QuicId::Server(decoder.server_id(body, out)),
-                None => QuicId::Invalid,
-            },
+            Some(decoder) if decoder.may_begin(first) && rest.len() < decoder.body_len => {
+                QuicId::Invalid
+            }
+            Some(decoder) if decoder.may_begin(first) => {
+                QuicId::Server(decoder.server_id(rest, out))
+            }
             _ => QuicId::Unroutable,
         }
     }
@@ -298,21 +300,33 @@ impl Decoder {
         !self.length_encoded || usize::from(first & 0x1f) >= self.body_len
     }
 
-    /// The server id in a body, which has the length of the configuration.
-    fn server_id<'a>(&self, body: &[u8], out: &'a mut [u8; SERVER_ID_MAX]) -> &'a [u8] {
-        let out = &mut out[..self.server_id_len];
-        match &self.form {
-            Form::Clear => out.copy_from_slice(&body[..self.server_id_len]),
+    /// The server id in a packet from the ID's second octet on, where there is a body at least. All of `out` is
+    /// written, since copies of a length known beforehand are the cheapest.
+    fn server_id<'a>(&self, body_on: &[u8], out: &'a mut [u8; SERVER_ID_MAX]) -> &'a [u8] {
+        let plain = match &self.form {
+            Form::Clear => octets_at(body_on, 0),
             Form::OnePass(aes) => {
-                let mut block = aes::Block::default();
-                block.copy_from_slice(body);
+                let mut block = aes::Block::from(octets_at(body_on, 0).to_be_bytes());
                 aes.decrypt_block(&mut block);
-                out.copy_from_slice(&block[..self.server_id_len]);
+                u128::from_be_bytes(block.into())
             }
-            Form::FourPass(passes) => passes.decrypt(body, out),
-        }
-        out
+            Form::FourPass(passes) => passes.decrypt(body_on, self.server_id_len),
+        };
+        let [octets @ .., _] = plain.to_be_bytes();
+        *out = octets;
+        &out[..self.server_id_len]
     }
+}
+
+/// 16 octets from `at` on, the first one in the highest place; zeros behind the end.
+#[inline]
+fn octets_at(bytes: &[u8], at: usize) -> u128 {
+    let bytes = &bytes[at..];
+    u128::from_be_bytes(bytes.first_chunk().copied().unwrap_or_else(|| {
+        let mut padded = [0; 16];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        padded
+    }))
 }
 
 fn encrypt_one_pass(key: &[u8; 16], body: &mut [u8]) {
@@ -352,18 +366,19 @@ impl FourPass {
         self.len.div_ceil(2)
     }
 
-    /// The first octets of the plain text of `body`, as many as `out` has.
-    fn decrypt(&self, body: &[u8], out: &mut [u8]) {
-        let (mut left, mut right) = self.split(body);
+    /// The first 16 octets of the plain text of the body that `body_on` begins with; the server id is right in them.
+    fn decrypt(&self, body_on: &[u8], server_id_len: usize) -> u128 {
+        let (mut left, mut right) = self.split(body_on);
         left ^= self.round(4, right) & self.left_mask;
         right ^= self.round(3, left) & self.right_mask;
         left ^= self.round(2, right) & self.left_mask;
         // The last pass restores the right half, of which a server id no longer than the nonce has nothing.
-        if 2 * out.len() > self.len {
+        if 2 * server_id_len > self.len {
             right ^= self.round(1, left) & self.right_mask;
         }
-        let plain = self.join(left, right);
-        out.copy_from_slice(&plain[..out.len()]);
+        // The first bit of the right half that is its own goes behind the last of the left one.
+        let own = right << (8 * self.half() - 4 * self.len);
+        left | own >> (4 * self.len)
     }
 
     fn encrypt(&self, body: &mut [u8]) {
@@ -383,16 +398,12 @@ impl FourPass {
         u128::from_be_bytes(block.into())
     }
 
-    fn split(&self, body: &[u8]) -> (u128, u128) {
-        let half = self.half();
-        let load = |bytes: &[u8]| {
-            let mut high = [0; 16];
-            high[..half].copy_from_slice(bytes);
-            u128::from_be_bytes(high)
-        };
-        let left = load(&body[..half]) & self.left_mask;
-        let right = load(&body[self.len - half..]) & self.right_mask;
-        (left, right)
+    /// The halves of the body that `body_on` begins with.
+    fn split(&self, body_on: &[u8]) -> (u128, u128) {
+        (
+            octets_at(body_on, 0) & self.left_mask,
+            octets_at(body_on, self.len - self.half()) & self.right_mask,
+        )
     }
 
     fn join(&self, left: u128, right: u128) -> [u8; BODY_MAX + 1] {
@@ -647,6 +658,23 @@ mod tests {
         };
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
+    }
+
+    #[test]
+    fn what_follows_the_id_has_no_influence() {
+        let config = QuicConfig {
+            key: Some([3; 16]),
+            ..config(1, 10, 9)
+        };
+        let id = [0xf0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+        let cid = config.encode(&id, &[0xff; 9]).expect("valid");
+        let lb = QuicLb::new(&[config]).expect("valid");
+        for behind in 0..20 {
+            let mut packet = vec![0x40];
+            packet.extend_from_slice(&cid);
+            packet.resize(1 + cid.len() + behind, 0xee);
+            assert_eq!(id_of(&lb, &packet), Ok(id.to_vec()), "{behind} behind");
+        }
     }
 
     /// Every pair of lengths that the draft allows.
