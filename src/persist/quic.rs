@@ -303,30 +303,29 @@ impl Decoder {
     /// The server id in a packet from the ID's second octet on, where there is a body at least. All of `out` is
     /// written, since copies of a length known beforehand are the cheapest.
     fn server_id<'a>(&self, body_on: &[u8], out: &'a mut [u8; SERVER_ID_MAX]) -> &'a [u8] {
-        let plain = match &self.form {
+        let [plain @ .., _] = match &self.form {
             Form::Clear => octets_at(body_on, 0),
             Form::OnePass(aes) => {
-                let mut block = aes::Block::from(octets_at(body_on, 0).to_be_bytes());
+                let mut block = aes::Block::from(octets_at(body_on, 0));
                 aes.decrypt_block(&mut block);
-                u128::from_be_bytes(block.into())
+                block.into()
             }
             Form::FourPass(passes) => passes.decrypt(body_on, self.server_id_len),
         };
-        let [octets @ .., _] = plain.to_be_bytes();
-        *out = octets;
+        *out = plain;
         &out[..self.server_id_len]
     }
 }
 
-/// 16 octets from `at` on, the first one in the highest place; zeros behind the end.
+/// 16 octets from `at` on; zeros behind the end.
 #[inline]
-fn octets_at(bytes: &[u8], at: usize) -> u128 {
+fn octets_at(bytes: &[u8], at: usize) -> [u8; 16] {
     let bytes = &bytes[at..];
-    u128::from_be_bytes(bytes.first_chunk().copied().unwrap_or_else(|| {
+    bytes.first_chunk().copied().unwrap_or_else(|| {
         let mut padded = [0; 16];
         padded[..bytes.len()].copy_from_slice(bytes);
         padded
-    }))
+    })
 }
 
 fn encrypt_one_pass(key: &[u8; 16], body: &mut [u8]) {
@@ -338,26 +337,32 @@ fn encrypt_one_pass(key: &[u8; 16], body: &mut [u8]) {
 
 /// The Feistel network of four rounds over a body that is not one block long.
 ///
-/// A half is kept in the high octets of a 128-bit number, as it enters AES. The octet in the middle of an odd body is
-/// in both halves; the masks say which bits belong to each, so that nothing else depends on whether it is odd.
+/// A half has the first octets of a block, as it enters AES. The octet in the middle of an odd body is in both halves;
+/// the masks say which bits belong to each, so that nothing else depends on whether it is odd. Halves are arrays and
+/// not numbers, to stay in vector registers.
 #[derive(Clone)]
 struct FourPass {
     aes: Aes128Enc,
     /// Octets of the body.
     len: usize,
-    left_mask: u128,
-    right_mask: u128,
+    left_mask: [u8; 16],
+    right_mask: [u8; 16],
+    /// What is behind the half in each pass.
+    expansions: [[u8; 16]; 4],
 }
 
 impl FourPass {
     fn new(key: &[u8; 16], len: usize) -> Self {
         let bits = 4 * len;
         let half_bits = 8 * len.div_ceil(2);
+        let right_mask = high_bits(half_bits) & !high_bits(half_bits - bits);
+        let len_octet = u128::try_from(len).expect("19 at most") << 8;
         Self {
             aes: Aes128Enc::new(key.into()),
             len,
-            left_mask: high_bits(bits),
-            right_mask: high_bits(half_bits) & !high_bits(half_bits - bits),
+            left_mask: high_bits(bits).to_be_bytes(),
+            right_mask: right_mask.to_be_bytes(),
+            expansions: [1, 2, 3, 4].map(|pass| (len_octet | pass).to_be_bytes()),
         }
     }
 
@@ -367,54 +372,58 @@ impl FourPass {
     }
 
     /// The first 16 octets of the plain text of the body that `body_on` begins with; the server id is right in them.
-    fn decrypt(&self, body_on: &[u8], server_id_len: usize) -> u128 {
+    fn decrypt(&self, body_on: &[u8], server_id_len: usize) -> [u8; 16] {
         let (mut left, mut right) = self.split(body_on);
-        left ^= self.round(4, right) & self.left_mask;
-        right ^= self.round(3, left) & self.right_mask;
-        left ^= self.round(2, right) & self.left_mask;
+        self.pass(4, &right, &mut left, &self.left_mask);
+        self.pass(3, &left, &mut right, &self.right_mask);
+        self.pass(2, &right, &mut left, &self.left_mask);
         // The last pass restores the right half, of which a server id no longer than the nonce has nothing.
         if 2 * server_id_len > self.len {
-            right ^= self.round(1, left) & self.right_mask;
+            self.pass(1, &left, &mut right, &self.right_mask);
         }
         // The first bit of the right half that is its own goes behind the last of the left one.
-        let own = right << (8 * self.half() - 4 * self.len);
-        left | own >> (4 * self.len)
+        let own = u128::from_be_bytes(right) << (8 * self.half() - 4 * self.len);
+        (u128::from_be_bytes(left) | own >> (4 * self.len)).to_be_bytes()
     }
 
     fn encrypt(&self, body: &mut [u8]) {
         let (mut left, mut right) = self.split(body);
-        right ^= self.round(1, left) & self.right_mask;
-        left ^= self.round(2, right) & self.left_mask;
-        right ^= self.round(3, left) & self.right_mask;
-        left ^= self.round(4, right) & self.left_mask;
-        body.copy_from_slice(&self.join(left, right)[..self.len]);
+        self.pass(1, &left, &mut right, &self.right_mask);
+        self.pass(2, &right, &mut left, &self.left_mask);
+        self.pass(3, &left, &mut right, &self.right_mask);
+        self.pass(4, &right, &mut left, &self.left_mask);
+        let half = self.half();
+        let (first, second) = (&left[..half], &right[..half]);
+        body[..half].copy_from_slice(first);
+        body[half..].copy_from_slice(&second[2 * half - self.len..]);
+        if self.len % 2 == 1 {
+            body[half - 1] |= second[0];
+        }
     }
 
-    fn round(&self, pass: u8, half: u128) -> u128 {
-        let len = u128::try_from(self.len).expect("19 at most");
-        let expanded = half | len << 8 | u128::from(pass);
-        let mut block = aes::Block::from(expanded.to_be_bytes());
+    /// Changes the half `to` by the other one, `from`; `mask` has the bits of `to`. Pass 1 to 4.
+    #[inline]
+    fn pass(&self, pass: usize, from: &[u8; 16], to: &mut [u8; 16], mask: &[u8; 16]) {
+        let expansion = &self.expansions[pass - 1];
+        let mut block =
+            aes::Block::from(std::array::from_fn::<u8, 16, _>(|i| from[i] | expansion[i]));
         self.aes.encrypt_block(&mut block);
-        u128::from_be_bytes(block.into())
+        for ((octet, cipher), mask) in to.iter_mut().zip(block).zip(mask) {
+            *octet ^= cipher & mask;
+        }
     }
 
     /// The halves of the body that `body_on` begins with.
-    fn split(&self, body_on: &[u8]) -> (u128, u128) {
+    #[inline]
+    fn split(&self, body_on: &[u8]) -> ([u8; 16], [u8; 16]) {
+        let half = |at: usize, mask: &[u8; 16]| {
+            let octets = octets_at(body_on, at);
+            std::array::from_fn(|i| octets[i] & mask[i])
+        };
         (
-            octets_at(body_on, 0) & self.left_mask,
-            octets_at(body_on, self.len - self.half()) & self.right_mask,
+            half(0, &self.left_mask),
+            half(self.len - self.half(), &self.right_mask),
         )
-    }
-
-    fn join(&self, left: u128, right: u128) -> [u8; BODY_MAX + 1] {
-        let half = self.half();
-        let mut body = [0; BODY_MAX + 1];
-        body[..half].copy_from_slice(&left.to_be_bytes()[..half]);
-        let right = right.to_be_bytes();
-        for (octet, r) in body[self.len - half..self.len].iter_mut().zip(right) {
-            *octet |= r;
-        }
-        body
     }
 }
 
