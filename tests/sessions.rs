@@ -191,6 +191,7 @@ fn the_templates_timeline_is_the_kernels() {
     );
     bed.check_counts();
     bed.client(&from_client().tcp(client(2), at(VIP), tcp_flags::RST, 2, b""));
+    bed.client(&from_client().tcp(client(3), at(VIP), tcp_flags::ACK, 2, b""));
     bed.client(&from_client().tcp(client(3), at(VIP), tcp_flags::RST, 2, b""));
     bed.pass(11);
     assert_eq!(bed.bed.connections().len(), 0);
@@ -854,7 +855,7 @@ fn reassembled(out: &Out) -> (SocketAddr, SocketAddr, Vec<u8>) {
     whole[16..18].copy_from_slice(&total.to_be_bytes());
     whole[20..22].copy_from_slice(&[0, 0]);
     whole[24..26].copy_from_slice(&[0, 0]);
-    let sum = polder::net::checksum::checksum(&whole[14..34]);
+    let sum = polder::net::checksum::ipv4_header(&whole[14..34]);
     whole[24..26].copy_from_slice(&sum.to_be_bytes());
     let (src, dst, _) = ends(&whole);
     (src, dst, whole[42..].to_vec())
@@ -950,4 +951,72 @@ fn direct_servers_get_the_fragments_as_they_came() {
     assert_eq!(reassembled(&out).1, at(SIP_VIP));
     let _: PortId = out[0].0;
     bed.check_counts();
+}
+
+#[test]
+fn a_new_handshake_on_a_known_5_tuple_makes_a_new_session_of_the_same_server() {
+    let key = SessionKey {
+        when: Some(When {
+            offset: 0,
+            value: vec![25],
+        }),
+        ..field(1, 4)
+    };
+    let mut bed = Bed::with(&setup(vec![keyed(key)]), 2);
+    let named = |cid: u32| [&[25][..], &cid.to_be_bytes()].concat();
+    for c in 0..20u16 {
+        let server = bed.datagram(client(c), VPN, &[22]);
+        for n in 0..5 {
+            bed.datagram(client(c), VPN, &[22]);
+            let cid = u32::from(c) * 100 + n;
+            assert_eq!(bed.datagram(client(c), VPN, &named(cid)), server);
+            assert_eq!(bed.datagram(client(c), VPN, &named(cid)), server);
+        }
+    }
+    bed.check_counts();
+}
+
+#[test]
+fn a_session_that_moved_after_keyless_packets_still_ends_its_old_entry() {
+    let key = SessionKey {
+        when: Some(When {
+            offset: 0,
+            value: vec![25],
+        }),
+        ..field(1, 4)
+    };
+    let mut bed = Bed::new(vec![keyed(key)]);
+    let server = bed.datagram(client(1), VPN, &[22]);
+    bed.datagram(client(1), VPN, &[25, 1, 2, 3, 4]);
+    bed.datagram(client(1), VPN, &[21]);
+    assert_eq!(bed.datagram(client(2), VPN, &[25, 1, 2, 3, 4]), server);
+    assert_eq!(bed.bed.connections().len(), 1);
+    bed.check_counts();
+}
+
+#[test]
+fn keys_of_one_packet_services_are_hashed_packet_by_packet() {
+    for workers in [1, 4] {
+        let service = ServiceDef {
+            one_packet: true,
+            ..keyed(field(4, 4))
+        };
+        let mut bed = Bed::with(&setup(vec![service.clone()]), workers);
+        let tunnel = |id: u32| [&[0x30, 0xff, 0, 0][..], &id.to_be_bytes(), b"inner"].concat();
+        let mut of = |bed: &mut Bed, id| bed.datagram(client(1), VPN, &tunnel(id));
+        let servers: Vec<_> = (0..100).map(|id| of(&mut bed, id)).collect();
+        for id in 0..100 {
+            assert_eq!(of(&mut bed, id), servers[id as usize]);
+        }
+        assert_eq!(bed.bed.connections().len(), 0);
+        bed.bed
+            .apply(&with_admin(service, servers[0].ip(), AdminState::Maint))
+            .expect("applies");
+        for id in 0..100 {
+            let now = of(&mut bed, id);
+            assert_ne!(now, servers[0]);
+            assert!(now == servers[id as usize] || servers[id as usize] == servers[0]);
+        }
+        bed.check_counts();
+    }
 }

@@ -104,6 +104,14 @@ pub enum PayloadKey {
     Quic(QuicLb),
 }
 
+impl PayloadKey {
+    /// Whether there are packets that carry no key and need none.
+    #[must_use]
+    pub fn may_be_absent(&self) -> bool {
+        matches!(self, Self::Field(SessionKey { when: Some(_), .. }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::field::Unit;
