@@ -10,6 +10,7 @@ mod index;
 mod memory;
 mod prefetch;
 pub mod state;
+pub mod template;
 #[cfg(test)]
 mod tests;
 mod wheel;
@@ -21,3 +22,7 @@ pub use dest::{AdminState, Counts, Dest, DestId, DestShared, Method, ServiceId, 
 pub use memory::TableError;
 pub use prefetch::prefetch;
 pub use state::{SctpState, StateTimeouts, Step, TcpState, TcpTable};
+pub use template::{
+    Ended, InsertRefused, NewTemplate, Origin, Placed, Repoint, TemplateKey, TemplateRef,
+    TemplateRow, Templates,
+};
