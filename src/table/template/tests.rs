@@ -100,16 +100,34 @@ fn every_part_of_the_key_tells_templates_apart() {
     address[15] = 1;
     let variants = [
         base,
-        TemplateKey { service: ServiceId(2), ..base },
+        TemplateKey {
+            service: ServiceId(2),
+            ..base
+        },
         TemplateKey { af: Af::V6, ..base },
         TemplateKey { proto: 6, ..base },
-        TemplateKey { client: address, ..base },
-        TemplateKey { vaddr: address, ..base },
+        TemplateKey {
+            client: address,
+            ..base
+        },
+        TemplateKey {
+            vaddr: address,
+            ..base
+        },
         TemplateKey { vport: 0, ..base },
         TemplateKey { data: None, ..base },
-        TemplateKey { data: Some(b""), ..base },
-        TemplateKey { data: Some(b"a\0"), ..base },
-        TemplateKey { data: Some(b"A"), ..base },
+        TemplateKey {
+            data: Some(b""),
+            ..base
+        },
+        TemplateKey {
+            data: Some(b"a\0"),
+            ..base
+        },
+        TemplateKey {
+            data: Some(b"A"),
+            ..base
+        },
     ];
     for (i, key) in (0..).zip(&variants) {
         made(&table, key, &new(i, 100), Tick(0));
@@ -120,8 +138,17 @@ fn every_part_of_the_key_tells_templates_apart() {
     assert_eq!(table.len(), variants.len());
     let listed = rows(&table, Tick(1));
     for (i, key) in (0..).zip(&variants) {
-        let row = listed.iter().find(|row| row.dest == DestId(i)).expect("listed");
-        assert_eq!(TemplateKey { data: row.data.as_deref(), ..row.key }, *key);
+        let row = listed
+            .iter()
+            .find(|row| row.dest == DestId(i))
+            .expect("listed");
+        assert_eq!(
+            TemplateKey {
+                data: row.data.as_deref(),
+                ..row.key
+            },
+            *key
+        );
         assert_eq!((row.remaining, row.timeout), (99, 100));
     }
 }
@@ -155,7 +182,10 @@ fn a_stale_reference_does_nothing() {
     assert_eq!(swept(&table, Tick(0)), [3]);
     let fresh = made(&table, &key(2, None), &new(4, 100), Tick(0));
     assert_eq!(fresh.index, old.index);
-    let never = TemplateRef { index: 77, version: 0 };
+    let never = TemplateRef {
+        index: 77,
+        version: 0,
+    };
     for stale in [old, never, table.get(77), table.get(u32::MAX)] {
         assert!(!table.acquire(stale, Tick(1)));
         assert!(!table.touch(stale, Tick(1)));
@@ -184,7 +214,7 @@ fn a_place_that_connections_hold_is_not_used_again() {
     let full = insert(&table, &key(2, None), &new(4, 100), Tick(0));
     assert_eq!(full, Err(InsertRefused::TableFull));
     assert!(table.release(at.index, Tick(0)));
-    assert_eq!(swept(&table, Tick(0)), []);
+    assert!(swept(&table, Tick(0)).is_empty());
     made(&table, &key(2, None), &new(4, 100), Tick(0));
 }
 
@@ -204,7 +234,10 @@ fn of_two_who_move_a_template_one_does_and_the_other_learns_where() {
 fn a_template_remembers_assurance_and_holder_and_tells_them_at_its_end() {
     let table = table(1);
     let at = made(&table, &key(1, Some(b"x")), &new(3, 100), Tick(0));
-    assert_eq!((table.assured(at), table.holder(at)), (Some(false), Some(0)));
+    assert_eq!(
+        (table.assured(at), table.holder(at)),
+        (Some(false), Some(0))
+    );
     assert!(table.assure(at) && table.assure(at));
     assert_eq!(table.swap_holder(at, u64::MAX, Tick(1)), Some(0));
     assert_eq!(table.swap_holder_if(at, 0, 9, Tick(1)), Some(Err(u64::MAX)));
@@ -219,5 +252,8 @@ fn a_template_remembers_assurance_and_holder_and_tells_them_at_its_end() {
     });
     assert_eq!(told, 1);
     let next = made(&table, &key(1, None), &new(3, 100), Tick(200));
-    assert_eq!((table.assured(next), table.holder(next)), (Some(false), Some(0)));
+    assert_eq!(
+        (table.assured(next), table.holder(next)),
+        (Some(false), Some(0))
+    );
 }
