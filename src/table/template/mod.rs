@@ -53,8 +53,8 @@ use crate::net::{HashKey, Tick};
 const MAX_CAPACITY: usize = 1 << 31;
 /// The number of no life: they have 31 bits.
 const NO_LIFE: u32 = u32::MAX;
-/// Chunks that there are at least: enough for one template with the longest data.
-const CHUNKS_MIN: usize = 2048;
+/// Chunks that there are at least: enough for three templates with the longest data.
+const CHUNKS_MIN: usize = 4096;
 /// One chunk per so many entries: data beyond an entry's own bytes are rare.
 const ENTRIES_PER_CHUNK: usize = 4;
 

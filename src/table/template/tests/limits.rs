@@ -147,7 +147,7 @@ proptest! {
         let table = table(4);
         made(&table, &key(0, Some(&data)), &new(1, 100), Tick(0));
         prop_assert_eq!(dest_of(&table, &key(0, Some(&data)), Tick(1)), Some(1));
-        prop_assert_eq!(rows(&table, Tick(1))[0].data.as_ref(), Some(&data));
+        prop_assert_eq!(&rows(&table, Tick(1))[0].data, &Some(data.clone()));
         if !data.is_empty() {
             // The same hash, so that the bytes have to tell.
             let hash = table.hash(&key(0, Some(&data)));
