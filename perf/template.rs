@@ -148,9 +148,11 @@ impl Owned {
     }
 }
 
+type Shard = Mutex<HashMap<Owned, (u32, DestId), Keyed>>;
+
 /// The rival. Its keys lack the fixed parts of a template's, which favours it.
 struct Maps {
-    shards: Vec<Mutex<HashMap<Owned, (u32, DestId), Keyed>>>,
+    shards: Vec<Shard>,
     hash: Keyed,
 }
 
@@ -166,7 +168,7 @@ impl Maps {
     }
 
     #[allow(clippy::cast_possible_truncation)]
-    fn shard(&self, key: &Owned) -> &Mutex<HashMap<Owned, (u32, DestId), Keyed>> {
+    fn shard(&self, key: &Owned) -> &Shard {
         &self.shards[(self.hash.hash_one(key) >> 20) as usize % SHARDS]
     }
 
