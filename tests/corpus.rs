@@ -120,6 +120,7 @@ fn run(path: &Path, workers: usize) -> Result<polder::cli::replay::Finished, Str
         workers,
         sizes: Sizes {
             connections: 4096,
+            templates: 1024,
             services: 64,
             servers: 64,
             seed: 1,

@@ -22,6 +22,7 @@ const LAN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x20]);
 const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const SIZES: Sizes = Sizes {
     connections: 4096,
+    templates: 1024,
     services: 16,
     servers: 64,
     seed: 7,

@@ -303,6 +303,7 @@ mod appliance {
         use std::hash::{BuildHasher, RandomState};
         Sizes {
             connections: lowered.limits.connections,
+            templates: lowered.limits.templates,
             services: lowered.limits.services,
             servers: lowered.limits.servers,
             // Keyed by the operating system's randomness.

@@ -23,6 +23,8 @@ pub const KERNEL_RING: usize = 1024;
 pub struct Sizes {
     /// Connections of all workers together.
     pub connections: usize,
+    /// Templates of all services together.
+    pub templates: usize,
     /// Service slots.
     pub services: usize,
     /// Real server slots.

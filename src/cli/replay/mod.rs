@@ -377,6 +377,7 @@ pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
         workers: usize::from(args.workers),
         sizes: Sizes {
             connections: lowered.limits.connections,
+            templates: lowered.limits.templates,
             services: lowered.limits.services,
             servers: lowered.limits.servers,
             seed: args.seed,
