@@ -1,5 +1,7 @@
 //! Broken configurations and what is said of each.
 
+mod sessions;
+
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
