@@ -94,6 +94,11 @@ impl de::Error for Failure {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let found = match found {
+            de::Unexpected::Seq => "a list".to_owned(),
+            de::Unexpected::Map => "a map of keys".to_owned(),
+            other => other.to_string(),
+        };
         Self(Some(format!("expected {expected}, found {found}")))
     }
 
