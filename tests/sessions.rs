@@ -12,7 +12,7 @@ use polder::forward::{DestDef, PortId, Prefix, ServiceDef, Setup};
 use polder::net::Af;
 use polder::net::build::fragment;
 use polder::net::packet::{proto, tcp_flags};
-use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
+use polder::persist::{Engine, Field, PayloadKey, QuicConfig, QuicLb, SessionKey, Unit, When};
 use polder::table::{AdminState, Method};
 
 const SIP_VIP: &str = "198.51.100.1:5060";
@@ -1003,7 +1003,7 @@ fn keys_of_one_packet_services_are_hashed_packet_by_packet() {
         };
         let mut bed = Bed::with(&setup(vec![service.clone()]), workers);
         let tunnel = |id: u32| [&[0x30, 0xff, 0, 0][..], &id.to_be_bytes(), b"inner"].concat();
-        let mut of = |bed: &mut Bed, id| bed.datagram(client(1), VPN, &tunnel(id));
+        let of = |bed: &mut Bed, id| bed.datagram(client(1), VPN, &tunnel(id));
         let servers: Vec<_> = (0..100).map(|id| of(&mut bed, id)).collect();
         for id in 0..100 {
             assert_eq!(of(&mut bed, id), servers[id as usize]);
@@ -1019,4 +1019,102 @@ fn keys_of_one_packet_services_are_hashed_packet_by_packet() {
         }
         bed.check_counts();
     }
+}
+
+fn quic_service() -> (ServiceDef, Vec<QuicConfig>) {
+    let config = |codepoint, key| QuicConfig {
+        codepoint,
+        length_encoded: false,
+        server_id_len: 3,
+        nonce_len: 5,
+        key,
+    };
+    let configs = vec![config(0, None), config(1, Some([7; 16]))];
+    let mut servers = three();
+    for (n, d) in (1u8..).zip(&mut servers) {
+        d.quic_server_id = vec![0xaa, 0xbb, n];
+    }
+    let key = PayloadKey::Quic(QuicLb::new(&configs).expect("valid"));
+    let service = ServiceDef {
+        payload_key: Some(key),
+        ..service(proto::UDP, "198.51.100.1:443", servers)
+    };
+    (service, configs)
+}
+
+/// A packet with a long header, whose destination connection ID is `cid`.
+fn initial(cid: &[u8]) -> Vec<u8> {
+    let mut p = vec![0xc3, 0, 0, 0, 1, u8::try_from(cid.len()).unwrap()];
+    p.extend(cid);
+    p.extend([0, 0, 0x44, 0xd0]);
+    p.resize(1200, 0);
+    p
+}
+
+fn short_header(cid: &[u8]) -> Vec<u8> {
+    [&[0x43][..], cid, &[0x55; 40]].concat()
+}
+
+#[test]
+fn quic_connections_stay_with_the_server_whose_id_they_carry_wherever_they_come_from() {
+    const QUIC: &str = "198.51.100.1:443";
+    for workers in [1, 2, 4] {
+        let (service, configs) = quic_service();
+        let mut bed = Bed::with(&setup(vec![service]), workers);
+        for c in 0..30u16 {
+            // The client's own choice, with a first octet of the codepoint that no configuration has.
+            let chosen = [&[0xe0 | c as u8 & 0x1f][..], &[c as u8; 9]].concat();
+            let server = bed.datagram(client(c), QUIC, &initial(&chosen));
+            assert_eq!(
+                bed.datagram(client(c), QUIC, &initial(&chosen)),
+                server,
+                "what names no server follows its 5-tuple"
+            );
+            let id = [0xaa, 0xbb, server_mac(server.ip()).0[5] - 10];
+            for config in &configs {
+                let cid = config.encode(&id, &[c as u8; 5]).expect("encodes");
+                for packet in [initial(&cid), short_header(&cid)] {
+                    assert_eq!(bed.datagram(client(c), QUIC, &packet), server);
+                    assert_eq!(
+                        bed.datagram(client(1000 + c), QUIC, &packet),
+                        server,
+                        "from another port, on a 5-tuple that is new"
+                    );
+                }
+            }
+            // The 5-tuple is another client's now, whose server is another.
+            for n in 1..=3 {
+                let cid = configs[0]
+                    .encode(&[0xaa, 0xbb, n], &[9; 5])
+                    .expect("encodes");
+                let to = bed.datagram(client(c), QUIC, &short_header(&cid));
+                assert_eq!(to.ip(), ip(&format!("10.0.0.{}", 10 + n)));
+            }
+            let unknown = configs[0].encode(&[1, 2, 3], &[9; 5]).expect("encodes");
+            let now = ip("10.0.0.13");
+            assert_eq!(
+                bed.datagram(client(c), QUIC, &short_header(&unknown)).ip(),
+                now
+            );
+        }
+        bed.check_counts();
+    }
+}
+
+#[test]
+fn the_quic_connections_of_a_lost_server_are_scheduled_anew() {
+    let (service, configs) = quic_service();
+    let mut bed = Bed::new(vec![service.clone()]);
+    let cid = configs[0]
+        .encode(&[0xaa, 0xbb, 1], &[9; 5])
+        .expect("encodes");
+    let gone = ip("10.0.0.11");
+    let vip = "198.51.100.1:443";
+    assert_eq!(bed.datagram(client(1), vip, &short_header(&cid)).ip(), gone);
+    bed.bed
+        .apply(&with_admin(service, gone, AdminState::Maint))
+        .expect("applies");
+    assert_ne!(bed.datagram(client(1), vip, &short_header(&cid)).ip(), gone);
+    assert_ne!(bed.datagram(client(2), vip, &short_header(&cid)).ip(), gone);
+    bed.check_counts();
 }
