@@ -147,7 +147,9 @@ fn fill_persistence(persistence: &mut Persistence, family: Option<IpFamily>) {
         persistence.unit.get_or_insert_default();
     }
     let Some(family) = family else { return };
-    let netmask = persistence.netmask.get_or_insert(Netmask::each(family));
+    let netmask = persistence
+        .netmask
+        .get_or_insert_with(|| Netmask::each(family));
     // One way to write a netmask, so that equal configurations are.
     if let (Netmask::Length(len), IpFamily::Ipv4) = (*netmask, family)
         && len <= 32

@@ -280,7 +280,7 @@ pub fn service(service: &Service) -> Result<ServiceDef, LowerError> {
 }
 
 fn persist(p: &model::Persistence, family: IpFamily) -> Result<Persistence, LowerError> {
-    let netmask = p.netmask.unwrap_or(Netmask::each(family));
+    let netmask = p.netmask.unwrap_or_else(|| Netmask::each(family));
     let limit = |size: Size| u32::try_from(size.0).unwrap_or(u32::MAX);
     Ok(Persistence {
         timeout: p.timeout.0,

@@ -217,6 +217,7 @@ pub struct MarkRule {
 /// A virtual service: of a protocol, address and port, or of a mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [{"required": ["mark"]}, {"required": ["protocol", "address", "port"]}]))]
 pub struct Service {
     /// Name in metrics, listings and commands, 1 to 64 characters; default PROTOCOL-ADDRESS-PORT or mark-MARK (mark-MARK-ipv6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
