@@ -221,9 +221,11 @@ impl<W: Word> Table<W> {
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         if let Some(link) = Link::unpack(self.bucket(hash).load()) {
+            let entry = self.entry(link.index);
             prefetch(self.control(link.index));
-            prefetch(&self.entry(link.index).next);
-            prefetch(&self.entry(link.index).terms);
+            prefetch(&entry.next);
+            prefetch(&entry.terms);
+            prefetch(&entry.inline[INLINE / 8 - 1]);
         }
     }
 
