@@ -168,9 +168,10 @@ impl Rules<'_, '_, '_> {
                            virtual address back, and a mark has none; use `forwarding: direct` or `tunnel`";
             self.error(node, "one_packet", message);
         }
-        if service.payload_key.is_some() {
-            let message = "`one_packet` leaves no connection that could follow the session of a `payload_key`; \
-                           remove it, or use `persistence` with `engine: payload` in place of the `payload_key`";
+        let quic = |key: &PayloadKey| key.kind == KeyType::Quic;
+        if service.payload_key.as_ref().is_some_and(quic) {
+            let message = "the first packets of a QUIC connection name no server and follow their 5-tuple, of which \
+                           `one_packet` remembers nothing; remove it";
             self.error(node, "one_packet", message);
         }
     }

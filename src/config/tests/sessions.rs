@@ -68,8 +68,13 @@ fn one_packet_scheduling_is_for_udp() {
         row(
             "with a payload key",
             udp("one_packet: true, payload_key: {offset: 0, length: 4}"),
+            &[],
+        ),
+        row(
+            "with QUIC connection IDs",
+            udp("one_packet: true, payload_key: {type: quic, configs: [{server_id_length: 3, nonce_length: 4}]}"),
             &[
-                "3:66: error: services[0].one_packet: `one_packet` leaves no connection that could follow the session of",
+                "3:66: error: services[0].one_packet: the first packets of a QUIC connection name no server",
             ],
         ),
         row(
