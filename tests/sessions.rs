@@ -147,7 +147,7 @@ fn a_client_stays_on_its_server_for_every_new_connection() {
 #[test]
 fn a_netmask_makes_neighbours_one_client() {
     let mut service = tcp_persistent(300);
-    service.persistence.as_mut().unwrap().grouping = Grouping::Mask4(0xffff_ff00);
+    service.persistence.as_mut().expect("there is one").grouping = Grouping::Mask4(0xffff_ff00);
     let mut bed = Bed::new(vec![service]);
     let from = |a: &str| SocketAddr::new(ip(a), 4000);
     let first = bed.to(&syn(from("203.0.113.9"), VIP));
@@ -419,7 +419,7 @@ fn replies_and_requests_of_one_packet_servers_leave_from_the_virtual_address() {
         let mut service = sip_service();
         service.persistence = engine.map(|e| Persistence {
             engine: Some(e),
-            ..service.persistence.clone().unwrap()
+            ..service.persistence.clone().expect("there is one")
         });
         let mut bed = Bed::with(&setup(vec![service]), 2);
         let server = bed.datagram(client(1), SIP_VIP, &sip("a"));
@@ -488,7 +488,11 @@ fn a_packet_without_a_key_falls_back_to_its_client_or_is_dropped() {
     bed.check_counts();
 
     let mut service = sip_service();
-    service.persistence.as_mut().unwrap().on_no_key = OnNoKey::Drop;
+    service
+        .persistence
+        .as_mut()
+        .expect("there is one")
+        .on_no_key = OnNoKey::Drop;
     let mut bed = Bed::new(vec![service]);
     assert!(
         bed.client(&from_client().udp(client(1), at(SIP_VIP), b"\r\n\r\n"))
@@ -512,7 +516,7 @@ fn hostile_call_ids_are_keys_like_any_other_and_a_full_table_changes_nothing_for
     };
     let first = bed.datagram(client(1), SIP_VIP, &hostile(0));
     for n in 1..1024 {
-        bed.datagram(client(1), SIP_VIP, &hostile(n % 128 + (n / 128 << 8)));
+        bed.datagram(client(1), SIP_VIP, &hostile(n % 128 + ((n / 128) << 8)));
     }
     assert_eq!(bed.bed.templates().len(), 1024);
     assert!(
@@ -527,8 +531,16 @@ fn hostile_call_ids_are_keys_like_any_other_and_a_full_table_changes_nothing_for
 #[test]
 fn limits_of_the_service_and_of_the_client_are_kept() {
     let mut service = sip_service();
-    service.persistence.as_mut().unwrap().max_templates = 10;
-    service.persistence.as_mut().unwrap().max_per_client = 4;
+    service
+        .persistence
+        .as_mut()
+        .expect("there is one")
+        .max_templates = 10;
+    service
+        .persistence
+        .as_mut()
+        .expect("there is one")
+        .max_per_client = 4;
     let mut bed = Bed::new(vec![service]);
     let mut served = |from: &str, n: usize| {
         (0..n)
@@ -634,7 +646,7 @@ fn keyed(key: SessionKey) -> ServiceDef {
 
 fn field(offset: u32, length: u32) -> SessionKey {
     SessionKey {
-        field: Field::new(offset, length, Unit::Bytes).unwrap(),
+        field: Field::new(offset, length, Unit::Bytes).expect("there is one"),
         when: None,
     }
 }
@@ -851,7 +863,7 @@ fn reassembled(out: &Out) -> (SocketAddr, SocketAddr, Vec<u8>) {
         let len = usize::from(u16::from_be_bytes([f[16], f[17]]));
         whole.extend(&f[34..14 + len]);
     }
-    let total = u16::try_from(whole.len() - 14).unwrap();
+    let total = u16::try_from(whole.len() - 14).expect("there is one");
     whole[16..18].copy_from_slice(&total.to_be_bytes());
     whole[20..22].copy_from_slice(&[0, 0]);
     whole[24..26].copy_from_slice(&[0, 0]);
@@ -1044,7 +1056,14 @@ fn quic_service() -> (ServiceDef, Vec<QuicConfig>) {
 
 /// A packet with a long header, whose destination connection ID is `cid`.
 fn initial(cid: &[u8]) -> Vec<u8> {
-    let mut p = vec![0xc3, 0, 0, 0, 1, u8::try_from(cid.len()).unwrap()];
+    let mut p = vec![
+        0xc3,
+        0,
+        0,
+        0,
+        1,
+        u8::try_from(cid.len()).expect("there is one"),
+    ];
     p.extend(cid);
     p.extend([0, 0, 0x44, 0xd0]);
     p.resize(1200, 0);

@@ -220,8 +220,10 @@ mod appliance {
             .unwrap_or(1500);
         // Rings to and from the kernel, hand-over rings that are half full, what waits for neighbours, and fragments.
         let kernel = ports.saturating_mul(2 * KERNEL_RING as u32);
-        let held =
-            kernel.saturating_add(workers.saturating_mul(workers.saturating_mul(512) + 1024 + reassembly::FRAMES_MAX as u32));
+        let held = kernel
+            .saturating_add(workers.saturating_mul(
+                workers.saturating_mul(512) + 1024 + reassembly::FRAMES_MAX as u32,
+            ));
         PoolConfig::for_queues(ports * workers, DESCRIPTORS, workers, held, mtu)
     }
 

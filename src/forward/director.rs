@@ -365,7 +365,7 @@ impl Director {
             return self.schedule(cx, p, service, mark, sink);
         }
         if let Some(id) = index.initiator(flow.src, flow.src_port, flow.proto) {
-            return self.from_server(cx, p, id, sink);
+            return self.server_speaks(cx, p, id, sink);
         }
         if index.is_dest(flow.src, flow.src_port, flow.proto)
             && let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto)

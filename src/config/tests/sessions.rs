@@ -72,7 +72,9 @@ fn one_packet_scheduling_is_for_udp() {
         ),
         row(
             "with QUIC connection IDs",
-            udp("one_packet: true, payload_key: {type: quic, configs: [{codepoint: 0, server_id_length: 3, nonce_length: 4}]}"),
+            udp(
+                "one_packet: true, payload_key: {type: quic, configs: [{codepoint: 0, server_id_length: 3, nonce_length: 4}]}",
+            ),
             &[
                 "3:66: error: services[0].one_packet: the first packets of a QUIC connection name no server",
                 "3:174: warning: services[0].servers[0].quic_server_id: the server has no `quic_server_id`",
