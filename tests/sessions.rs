@@ -1137,3 +1137,43 @@ fn the_quic_connections_of_a_lost_server_are_scheduled_anew() {
     assert_ne!(bed.datagram(client(2), vip, &short_header(&cid)).ip(), gone);
     bed.check_counts();
 }
+
+#[test]
+fn schedulers_that_count_load_count_the_sessions_of_one_packet_services() {
+    for scheduler in ["lc", "wlc", "sed"] {
+        let service = ServiceDef {
+            scheduler: scheduler.into(),
+            ..sip_service()
+        };
+        let mut bed = Bed::new(vec![service]);
+        let mut calls = BTreeMap::<SocketAddr, u32>::new();
+        for n in 0..30 {
+            let to = bed.datagram(client(1), SIP_VIP, &sip(&format!("{n}")));
+            *calls.entry(to).or_default() += 1;
+        }
+        assert!(calls.values().all(|n| *n == 10), "{scheduler}: {calls:?}");
+        bed.check_counts();
+    }
+}
+
+#[test]
+fn the_upper_threshold_of_a_one_packet_service_is_one_of_sessions() {
+    let mut service = ServiceDef {
+        scheduler: "hprio".into(),
+        ..sip_service()
+    };
+    service.servers[0].weight = 10;
+    service.servers[0].upper_threshold = 5;
+    let mut bed = Bed::new(vec![service]);
+    let first = at("10.0.0.11:5060");
+    for n in 0..20 {
+        let to = bed.datagram(client(1), SIP_VIP, &sip(&format!("{n}")));
+        assert_eq!(to == first, n < 5, "call {n} went to {to}");
+    }
+    assert_eq!(
+        bed.datagram(client(1), SIP_VIP, &sip("0")),
+        first,
+        "calls that it has stay"
+    );
+    bed.check_counts();
+}

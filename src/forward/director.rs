@@ -302,13 +302,8 @@ impl Director {
             None => Usable::No,
         };
         match found {
-            Usable::Yes(index, dest) => {
-                if F::table(self).get(index).flags() & KEYED == 0 {
-                    self.serve(cx, p, index, dest, sink)
-                } else {
-                    self.keyed(cx, p, index, dest, sink)
-                }
-            }
+            Usable::Yes(index, dest) => self.serve(cx, p, index, dest, sink),
+            Usable::Keyed(index, dest) => self.keyed(cx, p, index, dest, sink),
             Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
             Usable::No => self.miss(cx, p, sink),
         }
@@ -326,7 +321,11 @@ impl Director {
             && !reuse
         {
             if dest.serving() {
-                return Usable::Yes(index, dest);
+                return if conn.flags() & KEYED == 0 {
+                    Usable::Yes(index, dest)
+                } else {
+                    Usable::Keyed(index, dest)
+                };
             }
             let service = conn.service_id().and_then(|id| cx.snapshot.service(id));
             let policy = service.and_then(|s| s.def.on_server_down);
@@ -343,6 +342,7 @@ impl Director {
     }
 
     /// A packet of no connection here.
+    #[inline(never)]
     fn miss<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
@@ -709,6 +709,8 @@ impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
 
 enum Usable<'a> {
     Yes(ConnIdx, &'a Arc<Dest>),
+    /// As `Yes`, and the packet is to be looked into first.
+    Keyed(ConnIdx, &'a Arc<Dest>),
     Refused,
     No,
 }

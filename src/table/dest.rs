@@ -308,6 +308,8 @@ pub struct Dest {
     pub admin: AdminState,
     /// Operational state.
     pub up: bool,
+    /// Whether its load is its templates: so it is in one-packet services, which have no connections to be counted.
+    pub by_session: bool,
     /// `false` once the server was removed and only lives on for its connections.
     pub available: bool,
     /// Counts shared with every other snapshot and worker.
@@ -341,7 +343,11 @@ impl Dest {
         if self.weight == 0 || !self.available {
             return None;
         }
-        let counts = self.shared.counts();
+        let mut counts = self.shared.counts();
+        if self.by_session {
+            counts.total += self.shared.persistent();
+            counts.overloaded |= self.thresholds().full(counts.total);
+        }
         (!counts.overloaded || self.upper_threshold == 0).then_some(counts)
     }
 

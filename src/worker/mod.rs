@@ -168,7 +168,9 @@ impl<I: PacketIo> Inner<I> {
 
     /// Lets the director decide on the burst, and on the datagrams that it made whole.
     fn process(&mut self, cx: &Context<'_>) {
-        self.director.process(cx, &mut self.burst, &mut self.out);
+        if !self.burst.is_empty() {
+            self.director.process(cx, &mut self.burst, &mut self.out);
+        }
         while let Some(datagram) = self.out.next_datagram(&mut self.pieces, &mut self.message) {
             let cx = Context {
                 handed: datagram.handed,
@@ -227,7 +229,9 @@ impl<I: PacketIo> Inner<I> {
                     Moved::Evict(evict) => self.director.evict(&cx, evict),
                 }
             }
-            self.process(&cx);
+            if n > 0 {
+                self.process(&cx);
+            }
             total += n;
         }
         total

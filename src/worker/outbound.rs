@@ -374,6 +374,7 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         }
     }
 
+    #[inline(never)]
     fn collect(&mut self, ingress: PortId, buf: I::Buf, packet: &Packet) {
         let info = match &packet.l3 {
             L3::V4(ip) => FragmentInfo::of(ip),
@@ -392,6 +393,7 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         self.count_held();
     }
 
+    #[inline(never)]
     fn hand_over_datagram(&mut self, worker: usize, pieces: &mut Pieces<I::Buf>) {
         let counters = &self.shared.counters;
         let n = pieces.len();
@@ -411,6 +413,7 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         }
     }
 
+    #[inline(never)]
     fn evict(&mut self, worker: usize, evict: Evict) -> bool {
         let ring = self.wiring.to_workers.get(worker).and_then(Option::as_ref);
         ring.is_some_and(|ring| ring.push(Moved::Evict(evict)).is_ok())

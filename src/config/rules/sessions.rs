@@ -18,6 +18,9 @@ use crate::config::values::{Cidr, HexBytes, Netmask};
 use crate::persist::field::{FIELD_MAX, PAYLOAD_MAX};
 use crate::persist::{FieldError, QuicLb};
 
+/// Schedulers that choose by the number of connections that servers have.
+const COUNTING: [&str; 7] = ["lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"];
+
 impl IpFamily {
     /// That of an address.
     pub(super) fn of(addr: IpAddr) -> Self {
@@ -167,6 +170,15 @@ impl Rules<'_, '_, '_> {
             let message = "`one_packet` leaves no connection behind by which replies of `masq` servers could get the \
                            virtual address back, and a mark has none; use `forwarding: direct` or `tunnel`";
             self.error(node, "one_packet", message);
+        }
+        let remembers = service.persistence.is_some() || service.payload_key.is_some();
+        if COUNTING.contains(&service.scheduler.as_str()) && !remembers {
+            let message = format!(
+                "`{}` counts connections, of which `one_packet` leaves none, so one server gets nearly everything; \
+                 use `scheduler: rr` or `wrr`, or give the service `persistence`",
+                service.scheduler.as_str()
+            );
+            self.warning(node, "one_packet", &message);
         }
         let quic = |key: &PayloadKey| key.kind == KeyType::Quic;
         if service.payload_key.as_ref().is_some_and(quic) {

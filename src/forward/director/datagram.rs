@@ -37,6 +37,7 @@ impl Applied {
 
 impl Director {
     /// Whether a fragment is any of ours, and who puts its datagram together.
+    #[inline(never)]
     pub(super) fn fragment<F: Side>(&self, cx: &Context<'_>, ip: &Ip<F>) -> Verdict {
         let index = F::index(&cx.snapshot.services);
         if !index.concerns(ip.flow.src, ip.flow.dst) {

@@ -10,6 +10,7 @@ use crate::table::{Direction, Method};
 impl Director {
     /// ICMP: errors that quote a packet of one of our connections are translated (specification §8.6); the rest is the
     /// kernel's. No connection's state or timer is touched.
+    #[inline(never)]
     pub(super) fn icmp<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,

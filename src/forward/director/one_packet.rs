@@ -12,6 +12,7 @@ use crate::table::{Dest, DestId, Ends, TemplateRef};
 
 impl Director {
     /// A datagram that is scheduled by itself and leaves nothing behind but what its template remembers.
+    #[inline(never)]
     pub(super) fn one_packet<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
@@ -41,6 +42,7 @@ impl Director {
 
     /// A packet that a real server sends on its own account, or as the answer to a one-packet datagram: it leaves from
     /// the virtual address and port, and the session that it names is bound to the server.
+    #[inline(never)]
     pub(super) fn server_speaks<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,

@@ -34,6 +34,7 @@ enum Course {
 
 impl Director {
     /// A client's packet on a known 5-tuple of a service with a payload key.
+    #[inline(never)]
     pub(super) fn keyed<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
