@@ -36,8 +36,7 @@ image: ## build the container image and run it once
 	@.ci/deps image
 	.ci/image
 
-coverage: ## line coverage of everything but io/dpdk and cli
-	@.ci/deps test
+coverage: ## run every test and print the line coverage of everything but io/dpdk and cli
 	.ci/coverage
 
 clean: ## remove what was built
