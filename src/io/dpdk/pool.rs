@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_buffer_holds_a_frame_of_the_largest_mtu() {
-        assert_eq!(PoolConfig::for_queues(1, 64, 1, 0, 9000).room, 9026);
+        assert_eq!(PoolConfig::for_queues(1, 64, 1, 0, 9000).room, 9038);
     }
 
     #[test]
