@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench image coverage build clean
+.PHONY: help run test test-lab lint bench image coverage build clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,11 @@ test: ## install what is missing and run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
 	$(CARGO) test --locked --no-default-features --lib
 
+test-lab: ## the appliance on bound NICs, in emulated machines (of the lab at POLDER_LAB or ../shared/lab)
+	@.ci/deps test
+	$(CARGO) build --release --locked
+	@tests/lab/pci.sh $${CARGO_TARGET_DIR:-target}/release/polder || [ $$? -eq 77 ]
+
 lint: ## formatting and lints, with and without DPDK
 	@.ci/deps build
 	$(CARGO) fmt --all --check
@@ -36,8 +41,7 @@ image: ## build the container image and run it once
 	@.ci/deps image
 	.ci/image
 
-coverage: ## line coverage of everything but io/dpdk and cli
-	@.ci/deps test
+coverage: ## run every test and print the line coverage of everything but io/dpdk and cli
 	.ci/coverage
 
 clean: ## remove what was built

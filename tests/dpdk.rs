@@ -1118,7 +1118,7 @@ fn devices_that_cannot_be_opened_are_refused_in_a_sentence_and_leave_nothing() {
             (
                 "net_tap0,iface=ptap0",
                 &jumbo,
-                ["cannot do an MTU of 9000", "2022 is the most"],
+                ["cannot do an MTU of 9000", "2010 is the most"],
             ),
             (
                 "net_tap0,iface=ptap0",

@@ -119,7 +119,7 @@ mod appliance {
             idle_sleep: lowered.dpdk.idle_sleep,
             thread_guard: Box::new(guard),
             control: lowered.control.socket.clone(),
-            metrics: (lowered.metrics.listen, detail(lowered.metrics.detail)),
+            metrics: (lowered.metrics.listen, lowered.metrics.detail),
         };
         let result = appliance::run(start, stop_signal(), |manager| {
             follow_hangup(Arc::clone(manager));
@@ -137,6 +137,11 @@ mod appliance {
             if let Err(e) = device.close() {
                 eprintln!("polder: {e}");
             }
+        }
+        // Neither ports nor workers are left that could hold one.
+        let lost = pool.outstanding();
+        if lost > 0 {
+            eprintln!("polder: {lost} packet buffers were not given back; please report it");
         }
         result.map_err(|e| match e {
             RunError::Died { .. } => Error::Died(e.to_string()),
@@ -292,7 +297,8 @@ mod appliance {
                 rx_bytes: stats.rx_bytes,
                 rx_missed: stats.rx_missed,
                 rx_errors: stats.rx_errors,
-                rx_no_buffer: stats.rx_no_buffer,
+                // A frame that fits no buffer, though the device had one, is lost for want of a larger one.
+                rx_no_buffer: stats.rx_no_buffer + stats.rx_unfit,
                 tx_packets: stats.tx_packets,
                 tx_bytes: stats.tx_bytes,
                 tx_dropped: 0,
@@ -311,14 +317,6 @@ mod appliance {
             servers: lowered.limits.servers,
             // Keyed by the operating system's randomness.
             seed: RandomState::new().hash_one("polder"),
-        }
-    }
-
-    fn detail(d: config::Detail) -> crate::mgmt::Detail {
-        match d {
-            config::Detail::Service => crate::mgmt::Detail::Service,
-            config::Detail::Server => crate::mgmt::Detail::Server,
-            config::Detail::Worker => crate::mgmt::Detail::Worker,
         }
     }
 

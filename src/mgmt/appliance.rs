@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +20,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::control::ControlServer;
 use super::kernel::{KernelError, Mirror, Tap, TapError, Targets, tap_name};
-use super::manager::{Loaded, Loader, Manager, Options, PortStatsSource, Shared, empty_snapshot};
+use super::manager::{
+    Loaded, Loader, Manager, Options, PortStatsSource, Shared, empty_snapshot, lock,
+};
 use super::metrics::{Detail, MetricsServer};
 use crate::forward::{PortId, Prefix, Snapshot, Way};
 use crate::io::PacketIo;
@@ -442,10 +444,6 @@ fn pin(core: Option<usize>) -> Result<(), String> {
              (see `taskset -p $$`)"
         ))
     }
-}
-
-fn lock(manager: &Shared) -> MutexGuard<'_, Manager> {
-    manager.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Housekeeping until it is time to stop. Returns a worker that died.
