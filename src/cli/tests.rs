@@ -72,13 +72,13 @@ fn servers_look_like_ipvsadms_statistics() {
     assert_eq!(
         run(&socket.path, "show servers").expect("shows"),
         "\
-Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes  Name
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes PersConn  Name
   -> RemoteAddress:Port
-TCP  192.0.2.80:80                       5        0        0        0     123G  web
-  -> 10.0.0.1:80                         5       50        0        0        0  10.0.0.1:80
-  -> 10.0.0.2:80                         0        0        0        0        0  10.0.0.2:80
-TCP  [2001:db8::5]:5060                  0        0        0        0        0  sip
-  -> [2001:db8:1::3]:5060                0        0        0        0        0  [2001:db8:1::3]:5060
+TCP  192.0.2.80:80                       5        0        0        0     123G        0        0  web
+  -> 10.0.0.1:80                         5       50        0        0        0        0  10.0.0.1:80
+  -> 10.0.0.2:80                         0        0        0        0        0        0  10.0.0.2:80
+TCP  [2001:db8::5]:5060                  0        0        0        0        0        0  sip
+  -> [2001:db8:1::3]:5060                0        0        0        0        0        0  [2001:db8:1::3]:5060
 "
     );
 }
@@ -115,7 +115,7 @@ fn connections_have_ipvsadms_columns() {
         run(&socket.path, "show connections").expect("shows"),
         "\
 IPVS connection entries
-pro expire state       source             virtual            destination
+pro expire state       source             virtual            destination        pe name          pe_data
 TCP 14:57  ESTABLISHED 198.51.100.7:41122 192.0.2.80:80      10.0.0.1:80
 UDP 60:00  UDP         198.51.100.7:5     192.0.2.80:80      10.0.0.1:80
 "

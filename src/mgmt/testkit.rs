@@ -175,6 +175,7 @@ pub fn conn(client_port: u16) -> ConnRow {
         dest: (ip("10.0.0.1"), 80),
         dest_id: Some(DestId(0)),
         service: ServiceId(0),
+        template: crate::table::NONE,
         expires: 89_725,
         in_pkts: 3,
     }

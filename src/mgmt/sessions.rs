@@ -1,0 +1,326 @@
+//! Changes at run time of what keeps a service's sessions together: persistence, its engine, one-packet scheduling.
+//!
+//! Pure functions of definitions. Refuses what the configuration's rules refuse: what can be set can also be written
+//! to the file.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::api;
+use crate::config::values::Period;
+use crate::forward::defs::{Grouping, OnNoKey, Persistence};
+use crate::forward::{ServiceDef, ServiceKind};
+use crate::net::Af;
+use crate::persist::{Engine, Field, Unit};
+use crate::table::Method;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// The longest timeout that a template can have, about 248 days.
+const TIMEOUT_MAX: Duration = Duration::from_millis(10 * (i32::MAX as u64));
+
+/// Whether two definitions differ in what can be set here.
+#[must_use]
+pub fn differ(a: &ServiceDef, b: &ServiceDef) -> bool {
+    (a.one_packet, &a.persistence) != (b.one_packet, &b.persistence)
+}
+
+/// Persistence for a listing.
+#[must_use]
+pub fn listed(p: &Persistence) -> api::Persistence {
+    api::Persistence {
+        timeout_s: p.timeout.as_secs_f64(),
+        netmask: netmask(p.grouping),
+        engine: p.engine.as_ref().map(|e| e.name().to_owned()),
+        field: match &p.engine {
+            Some(Engine::Payload(field)) => Some(field.to_string()),
+            Some(Engine::Sip) | None => None,
+        },
+        on_no_key: match p.on_no_key {
+            OnNoKey::Fallback => "fallback",
+            OnNoKey::Drop => "drop",
+        }
+        .to_owned(),
+        max_templates: p.max_templates,
+        max_templates_per_client: p.max_per_client,
+    }
+}
+
+/// Persistence in words, for messages.
+#[must_use]
+pub fn describe(p: Option<&Persistence>) -> String {
+    let Some(p) = p else {
+        return "off".to_owned();
+    };
+    format!(
+        "{} netmask {} engine {}",
+        Period(p.timeout),
+        netmask(p.grouping),
+        describe_engine(p.engine.as_ref())
+    )
+}
+
+fn describe_engine(engine: Option<&Engine>) -> String {
+    match engine {
+        None => "none".to_owned(),
+        Some(Engine::Payload(field)) => format!("payload {field}"),
+        Some(engine) => engine.name().to_owned(),
+    }
+}
+
+fn netmask(grouping: Grouping) -> String {
+    match grouping {
+        Grouping::Mask4(mask) => Ipv4Addr::from(mask).to_string(),
+        Grouping::Prefix6(len) => len.to_string(),
+    }
+}
+
+/// Gives `s` of a new file what was set at run time where the file says the same as it did, and tells of it.
+///
+/// `before` is what the file said, `now` what runs. What does not go together with the rest of the new file is lost.
+pub fn keep(s: &mut ServiceDef, before: &ServiceDef, now: &ServiceDef) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut with = s.clone();
+    if s.persistence == before.persistence && now.persistence != s.persistence {
+        with.persistence.clone_from(&now.persistence);
+        out.push((
+            "persistence",
+            describe(now.persistence.as_ref()),
+            describe(s.persistence.as_ref()),
+        ));
+    }
+    if s.one_packet == before.one_packet && now.one_packet != s.one_packet {
+        with.one_packet = now.one_packet;
+        out.push((
+            "one_packet",
+            now.one_packet.to_string(),
+            s.one_packet.to_string(),
+        ));
+    }
+    let lost = problem(&with).filter(|_| differ(&with, s));
+    if lost.is_none() {
+        s.clone_from(&with);
+    }
+    let told = out.into_iter().map(|(what, now, file)| match &lost {
+        None => format!(
+            "{} keeps {what} {now} that was set at run time (the file says {file})",
+            s.name
+        ),
+        Some(why) => format!(
+            "{} loses {what} {now} that was set at run time: {why}",
+            s.name
+        ),
+    });
+    told.collect()
+}
+
+/// Does what `update` asks for; tells what, a clause each. `file` is what the file says of the service, which is where
+/// persistence that is switched on again takes from what the update does not say.
+///
+/// # Errors
+/// Why it can't be so.
+pub fn apply(
+    s: &mut ServiceDef,
+    file: Option<&ServiceDef>,
+    update: &api::ServiceUpdate,
+) -> Result<Vec<String>, String> {
+    let mut done = Vec::new();
+    if let Some(one_packet) = update.one_packet {
+        done.push(format!("one_packet {} -> {one_packet}", s.one_packet));
+        s.one_packet = one_packet;
+    }
+    if let Some(update) = &update.persistence {
+        let before = describe(s.persistence.as_ref());
+        persistence(s, file, update)?;
+        let after = describe(s.persistence.as_ref());
+        done.push(format!("persistence {before} -> {after}"));
+    }
+    if done.is_empty() {
+        return Err("nothing to change: give `one_packet`, `persistence` or both".to_owned());
+    }
+    if let Some(why) = problem(s) {
+        return Err(why);
+    }
+    let engine = s.persistence.as_ref().is_some_and(|p| p.engine.is_some());
+    if engine && protocol(s) == Some(TCP) {
+        done.push(
+            "on TCP the server is chosen at the SYN, before any payload: the service uses its normal persistence"
+                .to_owned(),
+        );
+    }
+    Ok(done)
+}
+
+fn persistence(
+    s: &mut ServiceDef,
+    file: Option<&ServiceDef>,
+    update: &api::PersistenceUpdate,
+) -> Result<(), String> {
+    let api::PersistenceUpdate {
+        timeout,
+        netmask,
+        engine,
+        offset,
+        length,
+        unit,
+    } = update;
+    let fields = (*offset, *length, unit.as_deref());
+    if *update == api::PersistenceUpdate::default() {
+        return Err(
+            "nothing to change of `persistence`: give `timeout`, `netmask` or `engine`".to_owned(),
+        );
+    }
+    if timeout.as_deref() == Some("off") {
+        if netmask.is_some() || engine.is_some() || fields != (None, None, None) {
+            return Err("`timeout: off` leaves nothing that more could be said of".to_owned());
+        }
+        s.persistence = None;
+        return Ok(());
+    }
+    let af = s.af();
+    let mut p = match (&s.persistence, timeout) {
+        (Some(p), _) => p.clone(),
+        (None, Some(_)) => file
+            .and_then(|f| f.persistence.clone())
+            .unwrap_or_else(|| default(af)),
+        (None, None) => {
+            return Err(
+                "it has no persistence; switch it on with a timeout, such as 360s, first"
+                    .to_owned(),
+            );
+        }
+    };
+    if let Some(timeout) = timeout {
+        p.timeout = parse_timeout(timeout)?;
+    }
+    if let Some(netmask) = netmask {
+        p.grouping = parse_netmask(af, netmask)?;
+    }
+    match engine.as_deref() {
+        Some(word) => p.engine = parse_engine(word, fields)?,
+        None if fields != (None, None, None) => {
+            return Err("`offset`, `length` and `unit` are for `engine: payload`".to_owned());
+        }
+        None => {}
+    }
+    if p.engine.is_none() {
+        // Without an engine no key is looked for, so none can be missing.
+        p.on_no_key = OnNoKey::Fallback;
+    }
+    s.persistence = Some(p);
+    Ok(())
+}
+
+/// Persistence of which nothing but that it is wanted was said.
+fn default(af: Af) -> Persistence {
+    Persistence {
+        timeout: Duration::from_secs(360),
+        grouping: match af {
+            Af::V4 => Grouping::Mask4(u32::MAX),
+            Af::V6 => Grouping::Prefix6(128),
+        },
+        engine: None,
+        on_no_key: OnNoKey::Fallback,
+        max_templates: 0,
+        max_per_client: 0,
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let Period(timeout) = text.parse()?;
+    if timeout.is_zero() {
+        return Err("a timeout of 0 would keep nobody; `off` switches persistence off".to_owned());
+    }
+    if timeout > TIMEOUT_MAX {
+        return Err(format!(
+            "{text} is too long: a template lives 248 days at most"
+        ));
+    }
+    Ok(timeout)
+}
+
+fn parse_netmask(af: Af, text: &str) -> Result<Grouping, String> {
+    let wrong = |needs: &str| Err(format!("`{text}` is no {needs}"));
+    match af {
+        Af::V4 => {
+            let ones = |len: u32| u32::MAX.checked_shl(32 - len).unwrap_or(0);
+            let mask = match (text.parse::<Ipv4Addr>(), text.parse::<u32>()) {
+                (Ok(mask), _) => Some(u32::from(mask)),
+                (_, Ok(len)) if len <= 32 => Some(ones(len)),
+                _ => None,
+            };
+            match mask.filter(|mask| *mask == ones(mask.leading_ones())) {
+                Some(mask) => Ok(Grouping::Mask4(mask)),
+                None => wrong("netmask such as 255.255.255.0, nor a prefix length from 0 to 32"),
+            }
+        }
+        Af::V6 => match text.parse::<u8>() {
+            Ok(len) if len <= 128 => Ok(Grouping::Prefix6(len)),
+            _ => {
+                wrong("prefix length; clients of an IPv6 service are grouped by one from 0 to 128")
+            }
+        },
+    }
+}
+
+fn parse_engine(
+    word: &str,
+    (offset, length, unit): (Option<u32>, Option<u32>, Option<&str>),
+) -> Result<Option<Engine>, String> {
+    if word != "payload" && (offset, length, unit) != (None, None, None) {
+        return Err("`offset`, `length` and `unit` are for `engine: payload`".to_owned());
+    }
+    match word {
+        "none" => Ok(None),
+        "sip" => Ok(Some(Engine::Sip)),
+        "payload" => {
+            let (Some(offset), Some(length)) = (offset, length) else {
+                return Err(
+                    "`engine: payload` needs `offset` and `length`, to find the field".to_owned(),
+                );
+            };
+            let unit = match unit {
+                None | Some("bytes") => Unit::Bytes,
+                Some("bits") => Unit::Bits,
+                Some(other) => return Err(format!("`{other}` is no unit; there is: bytes, bits")),
+            };
+            let field = Field::new(offset, length, unit).map_err(|e| e.to_string())?;
+            Ok(Some(Engine::Payload(field)))
+        }
+        other => Err(format!(
+            "`{other}` is no engine; there is: sip, payload, none"
+        )),
+    }
+}
+
+fn protocol(s: &ServiceDef) -> Option<u8> {
+    match s.kind {
+        ServiceKind::Address { proto, .. } => Some(proto),
+        ServiceKind::Mark { .. } => None,
+    }
+}
+
+/// Why a service can't be as it is defined, if it can't.
+fn problem(s: &ServiceDef) -> Option<String> {
+    let proto = protocol(s);
+    let masq = s.servers.iter().any(|d| d.method == Method::Masq);
+    let engine = s.persistence.as_ref().is_some_and(|p| p.engine.is_some());
+    let why = if s.one_packet && proto.is_some_and(|p| p != UDP) {
+        "`one_packet` is for UDP: the packets of a connection can't go to several servers"
+    } else if s.one_packet && proto.is_none() && masq {
+        "`one_packet` leaves no connection behind by which replies of `masq` servers could get the virtual address back, \
+         and a mark has none"
+    } else if s.one_packet && s.payload_key.is_some() {
+        "`one_packet` leaves no connection that could follow the session of a `payload_key`"
+    } else if s.persistence.is_some() && s.payload_key.is_some() {
+        "a service has either `persistence` or a `payload_key`: both decide which server a session stays on"
+    } else if engine && proto.is_some_and(|p| p != UDP && p != TCP) {
+        "persistence engines look into UDP packets only"
+    } else if s.persistence.is_none() && proto.is_some() && s.port() == 0 {
+        "port 0, which stands for every port, needs `persistence`, so that all ports of a client go to one server"
+    } else {
+        return None;
+    };
+    Some(why.to_owned())
+}
