@@ -324,3 +324,193 @@ fn problem(s: &ServiceDef) -> Option<String> {
     };
     Some(why.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::{ip, persistence, service, sip_one_packet};
+    use super::*;
+    use crate::persist::{PayloadKey, SessionKey};
+
+    fn update(json: &str) -> api::ServiceUpdate {
+        serde_json::from_str(json).expect("as the API says")
+    }
+
+    /// A UDP service without anything, at port 5060 of an address.
+    fn udp(addr: &str) -> ServiceDef {
+        ServiceDef {
+            kind: ServiceKind::Address {
+                proto: UDP,
+                addr: ip(addr),
+                port: 5060,
+            },
+            persistence: None,
+            one_packet: false,
+            ..sip_one_packet()
+        }
+    }
+
+    fn refused(s: &ServiceDef, json: &str) -> String {
+        let mut changed = s.clone();
+        apply(&mut changed, None, &update(json)).expect_err(json)
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_with_the_reason() {
+        let plain = udp("192.0.2.1");
+        let sctp = ServiceDef {
+            kind: ServiceKind::Address {
+                proto: 132,
+                addr: ip("192.0.2.1"),
+                port: 5060,
+            },
+            ..plain.clone()
+        };
+        let every_port = ServiceDef {
+            kind: ServiceKind::Address {
+                proto: UDP,
+                addr: ip("192.0.2.1"),
+                port: 0,
+            },
+            persistence: Some(persistence(60, Grouping::Mask4(0), None)),
+            ..plain.clone()
+        };
+        let (af, mark) = (Af::V4, 7);
+        let marked = ServiceDef {
+            kind: ServiceKind::Mark { af, mark },
+            ..plain.clone()
+        };
+        let keyed = ServiceDef {
+            payload_key: Some(PayloadKey::Field(SessionKey {
+                field: Field::new(0, 4, Unit::Bytes).expect("a field"),
+                when: None,
+            })),
+            ..plain.clone()
+        };
+        let engine = |more: &str| format!(r#"{{"persistence": {{"timeout": "60s", {more}}}}}"#);
+        for (s, json, why) in [
+            (&plain, "{}".to_owned(), "nothing to change"),
+            (
+                &plain,
+                r#"{"persistence": {}}"#.to_owned(),
+                "nothing to change",
+            ),
+            (
+                &plain,
+                r#"{"persistence": {"engine": "sip"}}"#.to_owned(),
+                "switch it on",
+            ),
+            (
+                &plain,
+                r#"{"persistence": {"timeout": "0s"}}"#.to_owned(),
+                "keep nobody",
+            ),
+            (
+                &plain,
+                r#"{"persistence": {"timeout": "60"}}"#.to_owned(),
+                "did you mean `60s`?",
+            ),
+            (
+                &plain,
+                r#"{"persistence": {"timeout": "300d"}}"#.to_owned(),
+                "too long",
+            ),
+            (
+                &plain,
+                r#"{"persistence": {"timeout": "off", "engine": "sip"}}"#.to_owned(),
+                "off",
+            ),
+            (&plain, engine(r#""netmask": "255.0.255.0""#), "no netmask"),
+            (&plain, engine(r#""netmask": "33""#), "no netmask"),
+            (
+                &udp("2001:db8::1"),
+                engine(r#""netmask": "255.0.0.0""#),
+                "no prefix length",
+            ),
+            (&plain, engine(r#""engine": "siip""#), "is no engine"),
+            (
+                &plain,
+                engine(r#""engine": "payload""#),
+                "needs `offset` and `length`",
+            ),
+            (
+                &plain,
+                engine(r#""engine": "payload", "offset": 1, "length": 0"#),
+                "length 0",
+            ),
+            (
+                &plain,
+                engine(r#""engine": "payload", "offset": 66000, "length": 1"#),
+                "behind",
+            ),
+            (
+                &plain,
+                engine(r#""engine": "sip", "length": 1"#),
+                "are for `engine: payload`",
+            ),
+            (
+                &plain,
+                engine(r#""length": 1"#),
+                "are for `engine: payload`",
+            ),
+            (&sctp, engine(r#""engine": "sip""#), "UDP packets only"),
+            (&sctp, r#"{"one_packet": true}"#.to_owned(), "is for UDP"),
+            (
+                &marked,
+                r#"{"one_packet": true}"#.to_owned(),
+                "a mark has none",
+            ),
+            (
+                &keyed,
+                r#"{"one_packet": true}"#.to_owned(),
+                "`payload_key`",
+            ),
+            (
+                &keyed,
+                r#"{"persistence": {"timeout": "60s"}}"#.to_owned(),
+                "either",
+            ),
+            (
+                &every_port,
+                r#"{"persistence": {"timeout": "off"}}"#.to_owned(),
+                "port 0",
+            ),
+        ] {
+            let said = refused(s, &json);
+            assert!(said.contains(why), "{json}: {said}");
+        }
+    }
+
+    #[test]
+    fn netmasks_are_read_as_the_configuration_reads_them() {
+        for (af, text, want) in [
+            (Af::V4, "255.255.255.0", Grouping::Mask4(0xffff_ff00)),
+            (Af::V4, "0.0.0.0", Grouping::Mask4(0)),
+            (Af::V4, "0", Grouping::Mask4(0)),
+            (Af::V4, "32", Grouping::Mask4(u32::MAX)),
+            (Af::V6, "0", Grouping::Prefix6(0)),
+            (Af::V6, "128", Grouping::Prefix6(128)),
+        ] {
+            assert_eq!(parse_netmask(af, text), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_engine_on_tcp_is_allowed_and_said_to_do_nothing() {
+        let mut s = service("web", "192.0.2.80:80", &["10.0.0.1:80"]);
+        let asked = update(r#"{"persistence": {"timeout": "60s", "engine": "sip"}}"#);
+        let done = apply(&mut s, None, &asked).expect("allowed");
+        assert!(done[1].contains("chosen at the SYN"), "{done:?}");
+    }
+
+    #[test]
+    fn without_an_engine_no_key_can_be_missing() {
+        let mut s = sip_one_packet();
+        s.persistence.as_mut().expect("persistent").on_no_key = OnNoKey::Drop;
+        let asked = update(r#"{"persistence": {"engine": "none"}}"#);
+        apply(&mut s, None, &asked).expect("allowed");
+        assert_eq!(
+            s.persistence.expect("persistent").on_no_key,
+            OnNoKey::Fallback
+        );
+    }
+}

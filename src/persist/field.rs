@@ -211,6 +211,21 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_field_tells_where_it_is() {
+        for (field, text) in [
+            (Field::new(1, 8, Unit::Bytes), "offset 1 length 8"),
+            (Field::new(8, 64, Unit::Bits), "offset 1 length 8"),
+            (
+                Field::new(12, 20, Unit::Bits),
+                "offset 12 length 20 unit bits",
+            ),
+            (Field::new(3, 5, Unit::Bits), "offset 3 length 5 unit bits"),
+        ] {
+            assert_eq!(field.unwrap().to_string(), text);
+        }
+    }
+
     fn of(field: Field, payload: &[u8]) -> Result<Vec<u8>, NoKey> {
         let mut scratch = Scratch::new();
         field.of(payload, &mut scratch).map(<[u8]>::to_vec)
