@@ -179,11 +179,12 @@ fn templates_stand_behind_the_connections_unless_they_are_not_wanted() {
     let plane = plane(1);
     let (manager, _) = manager_of(&plane, setup(vec![sip_one_packet()]));
     let _worker = FakeWorker::start(&plane, 0, vec![conn(1), conn(2)]);
+    // The fake worker's time flies.
     add_template(
         &plane,
         &template_key(0, "192.0.2.0", "10.4.3.192:5060", None),
         0,
-        60,
+        1_000_000,
     );
     let socket = ControlSocket::serve(&manager.shared());
     let lines = |what: &str| {
