@@ -12,7 +12,7 @@ use polder::forward::{DestDef, PortId, Prefix, ServiceDef, Setup};
 use polder::net::Af;
 use polder::net::build::fragment;
 use polder::net::packet::{proto, tcp_flags};
-use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
+use polder::persist::{Engine, Field, PayloadKey, QuicConfig, QuicLb, SessionKey, Unit, When};
 use polder::table::{AdminState, Method};
 
 const SIP_VIP: &str = "198.51.100.1:5060";
@@ -147,7 +147,7 @@ fn a_client_stays_on_its_server_for_every_new_connection() {
 #[test]
 fn a_netmask_makes_neighbours_one_client() {
     let mut service = tcp_persistent(300);
-    service.persistence.as_mut().unwrap().grouping = Grouping::Mask4(0xffff_ff00);
+    service.persistence.as_mut().expect("there is one").grouping = Grouping::Mask4(0xffff_ff00);
     let mut bed = Bed::new(vec![service]);
     let from = |a: &str| SocketAddr::new(ip(a), 4000);
     let first = bed.to(&syn(from("203.0.113.9"), VIP));
@@ -191,6 +191,7 @@ fn the_templates_timeline_is_the_kernels() {
     );
     bed.check_counts();
     bed.client(&from_client().tcp(client(2), at(VIP), tcp_flags::RST, 2, b""));
+    bed.client(&from_client().tcp(client(3), at(VIP), tcp_flags::ACK, 2, b""));
     bed.client(&from_client().tcp(client(3), at(VIP), tcp_flags::RST, 2, b""));
     bed.pass(11);
     assert_eq!(bed.bed.connections().len(), 0);
@@ -418,7 +419,7 @@ fn replies_and_requests_of_one_packet_servers_leave_from_the_virtual_address() {
         let mut service = sip_service();
         service.persistence = engine.map(|e| Persistence {
             engine: Some(e),
-            ..service.persistence.clone().unwrap()
+            ..service.persistence.clone().expect("there is one")
         });
         let mut bed = Bed::with(&setup(vec![service]), 2);
         let server = bed.datagram(client(1), SIP_VIP, &sip("a"));
@@ -487,7 +488,11 @@ fn a_packet_without_a_key_falls_back_to_its_client_or_is_dropped() {
     bed.check_counts();
 
     let mut service = sip_service();
-    service.persistence.as_mut().unwrap().on_no_key = OnNoKey::Drop;
+    service
+        .persistence
+        .as_mut()
+        .expect("there is one")
+        .on_no_key = OnNoKey::Drop;
     let mut bed = Bed::new(vec![service]);
     assert!(
         bed.client(&from_client().udp(client(1), at(SIP_VIP), b"\r\n\r\n"))
@@ -511,7 +516,7 @@ fn hostile_call_ids_are_keys_like_any_other_and_a_full_table_changes_nothing_for
     };
     let first = bed.datagram(client(1), SIP_VIP, &hostile(0));
     for n in 1..1024 {
-        bed.datagram(client(1), SIP_VIP, &hostile(n % 128 + (n / 128 << 8)));
+        bed.datagram(client(1), SIP_VIP, &hostile(n % 128 + ((n / 128) << 8)));
     }
     assert_eq!(bed.bed.templates().len(), 1024);
     assert!(
@@ -526,8 +531,16 @@ fn hostile_call_ids_are_keys_like_any_other_and_a_full_table_changes_nothing_for
 #[test]
 fn limits_of_the_service_and_of_the_client_are_kept() {
     let mut service = sip_service();
-    service.persistence.as_mut().unwrap().max_templates = 10;
-    service.persistence.as_mut().unwrap().max_per_client = 4;
+    service
+        .persistence
+        .as_mut()
+        .expect("there is one")
+        .max_templates = 10;
+    service
+        .persistence
+        .as_mut()
+        .expect("there is one")
+        .max_per_client = 4;
     let mut bed = Bed::new(vec![service]);
     let mut served = |from: &str, n: usize| {
         (0..n)
@@ -633,7 +646,7 @@ fn keyed(key: SessionKey) -> ServiceDef {
 
 fn field(offset: u32, length: u32) -> SessionKey {
     SessionKey {
-        field: Field::new(offset, length, Unit::Bytes).unwrap(),
+        field: Field::new(offset, length, Unit::Bytes).expect("there is one"),
         when: None,
     }
 }
@@ -850,11 +863,11 @@ fn reassembled(out: &Out) -> (SocketAddr, SocketAddr, Vec<u8>) {
         let len = usize::from(u16::from_be_bytes([f[16], f[17]]));
         whole.extend(&f[34..14 + len]);
     }
-    let total = u16::try_from(whole.len() - 14).unwrap();
+    let total = u16::try_from(whole.len() - 14).expect("there is one");
     whole[16..18].copy_from_slice(&total.to_be_bytes());
     whole[20..22].copy_from_slice(&[0, 0]);
     whole[24..26].copy_from_slice(&[0, 0]);
-    let sum = polder::net::checksum::checksum(&whole[14..34]);
+    let sum = polder::net::checksum::ipv4_header(&whole[14..34]);
     whole[24..26].copy_from_slice(&sum.to_be_bytes());
     let (src, dst, _) = ends(&whole);
     (src, dst, whole[42..].to_vec())
@@ -949,5 +962,178 @@ fn direct_servers_get_the_fragments_as_they_came() {
     assert_eq!(to.len(), 1, "all to one server");
     assert_eq!(reassembled(&out).1, at(SIP_VIP));
     let _: PortId = out[0].0;
+    bed.check_counts();
+}
+
+#[test]
+fn a_new_handshake_on_a_known_5_tuple_makes_a_new_session_of_the_same_server() {
+    let key = SessionKey {
+        when: Some(When {
+            offset: 0,
+            value: vec![25],
+        }),
+        ..field(1, 4)
+    };
+    let mut bed = Bed::with(&setup(vec![keyed(key)]), 2);
+    let named = |cid: u32| [&[25][..], &cid.to_be_bytes()].concat();
+    for c in 0..20u16 {
+        let server = bed.datagram(client(c), VPN, &[22]);
+        for n in 0..5 {
+            bed.datagram(client(c), VPN, &[22]);
+            let cid = u32::from(c) * 100 + n;
+            assert_eq!(bed.datagram(client(c), VPN, &named(cid)), server);
+            assert_eq!(bed.datagram(client(c), VPN, &named(cid)), server);
+        }
+    }
+    bed.check_counts();
+}
+
+#[test]
+fn a_session_that_moved_after_keyless_packets_still_ends_its_old_entry() {
+    let key = SessionKey {
+        when: Some(When {
+            offset: 0,
+            value: vec![25],
+        }),
+        ..field(1, 4)
+    };
+    let mut bed = Bed::new(vec![keyed(key)]);
+    let server = bed.datagram(client(1), VPN, &[22]);
+    bed.datagram(client(1), VPN, &[25, 1, 2, 3, 4]);
+    bed.datagram(client(1), VPN, &[21]);
+    assert_eq!(bed.datagram(client(2), VPN, &[25, 1, 2, 3, 4]), server);
+    assert_eq!(bed.bed.connections().len(), 1);
+    bed.check_counts();
+}
+
+#[test]
+fn keys_of_one_packet_services_are_hashed_packet_by_packet() {
+    for workers in [1, 4] {
+        let service = ServiceDef {
+            one_packet: true,
+            ..keyed(field(4, 4))
+        };
+        let mut bed = Bed::with(&setup(vec![service.clone()]), workers);
+        let tunnel = |id: u32| [&[0x30, 0xff, 0, 0][..], &id.to_be_bytes(), b"inner"].concat();
+        let of = |bed: &mut Bed, id| bed.datagram(client(1), VPN, &tunnel(id));
+        let servers: Vec<_> = (0..100).map(|id| of(&mut bed, id)).collect();
+        for id in 0..100 {
+            assert_eq!(of(&mut bed, id), servers[id as usize]);
+        }
+        assert_eq!(bed.bed.connections().len(), 0);
+        bed.bed
+            .apply(&with_admin(service, servers[0].ip(), AdminState::Maint))
+            .expect("applies");
+        for id in 0..100 {
+            let now = of(&mut bed, id);
+            assert_ne!(now, servers[0]);
+            assert!(now == servers[id as usize] || servers[id as usize] == servers[0]);
+        }
+        bed.check_counts();
+    }
+}
+
+fn quic_service() -> (ServiceDef, Vec<QuicConfig>) {
+    let config = |codepoint, key| QuicConfig {
+        codepoint,
+        length_encoded: false,
+        server_id_len: 3,
+        nonce_len: 5,
+        key,
+    };
+    let configs = vec![config(0, None), config(1, Some([7; 16]))];
+    let mut servers = three();
+    for (n, d) in (1u8..).zip(&mut servers) {
+        d.quic_server_id = vec![0xaa, 0xbb, n];
+    }
+    let key = PayloadKey::Quic(QuicLb::new(&configs).expect("valid"));
+    let service = ServiceDef {
+        payload_key: Some(key),
+        ..service(proto::UDP, "198.51.100.1:443", servers)
+    };
+    (service, configs)
+}
+
+/// A packet with a long header, whose destination connection ID is `cid`.
+fn initial(cid: &[u8]) -> Vec<u8> {
+    let mut p = vec![
+        0xc3,
+        0,
+        0,
+        0,
+        1,
+        u8::try_from(cid.len()).expect("there is one"),
+    ];
+    p.extend(cid);
+    p.extend([0, 0, 0x44, 0xd0]);
+    p.resize(1200, 0);
+    p
+}
+
+fn short_header(cid: &[u8]) -> Vec<u8> {
+    [&[0x43][..], cid, &[0x55; 40]].concat()
+}
+
+#[test]
+fn quic_connections_stay_with_the_server_whose_id_they_carry_wherever_they_come_from() {
+    const QUIC: &str = "198.51.100.1:443";
+    for workers in [1, 2, 4] {
+        let (service, configs) = quic_service();
+        let mut bed = Bed::with(&setup(vec![service]), workers);
+        for c in 0..30u16 {
+            // The client's own choice, with a first octet of the codepoint that no configuration has.
+            let chosen = [&[0xe0 | c as u8 & 0x1f][..], &[c as u8; 9]].concat();
+            let server = bed.datagram(client(c), QUIC, &initial(&chosen));
+            assert_eq!(
+                bed.datagram(client(c), QUIC, &initial(&chosen)),
+                server,
+                "what names no server follows its 5-tuple"
+            );
+            let id = [0xaa, 0xbb, server_mac(server.ip()).0[5] - 10];
+            for config in &configs {
+                let cid = config.encode(&id, &[c as u8; 5]).expect("encodes");
+                for packet in [initial(&cid), short_header(&cid)] {
+                    assert_eq!(bed.datagram(client(c), QUIC, &packet), server);
+                    assert_eq!(
+                        bed.datagram(client(1000 + c), QUIC, &packet),
+                        server,
+                        "from another port, on a 5-tuple that is new"
+                    );
+                }
+            }
+            // The 5-tuple is another client's now, whose server is another.
+            for n in 1..=3 {
+                let cid = configs[0]
+                    .encode(&[0xaa, 0xbb, n], &[9; 5])
+                    .expect("encodes");
+                let to = bed.datagram(client(c), QUIC, &short_header(&cid));
+                assert_eq!(to.ip(), ip(&format!("10.0.0.{}", 10 + n)));
+            }
+            let unknown = configs[0].encode(&[1, 2, 3], &[9; 5]).expect("encodes");
+            let now = ip("10.0.0.13");
+            assert_eq!(
+                bed.datagram(client(c), QUIC, &short_header(&unknown)).ip(),
+                now
+            );
+        }
+        bed.check_counts();
+    }
+}
+
+#[test]
+fn the_quic_connections_of_a_lost_server_are_scheduled_anew() {
+    let (service, configs) = quic_service();
+    let mut bed = Bed::new(vec![service.clone()]);
+    let cid = configs[0]
+        .encode(&[0xaa, 0xbb, 1], &[9; 5])
+        .expect("encodes");
+    let gone = ip("10.0.0.11");
+    let vip = "198.51.100.1:443";
+    assert_eq!(bed.datagram(client(1), vip, &short_header(&cid)).ip(), gone);
+    bed.bed
+        .apply(&with_admin(service, gone, AdminState::Maint))
+        .expect("applies");
+    assert_ne!(bed.datagram(client(1), vip, &short_header(&cid)).ip(), gone);
+    assert_ne!(bed.datagram(client(2), vip, &short_header(&cid)).ip(), gone);
     bed.check_counts();
 }

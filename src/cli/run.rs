@@ -58,6 +58,7 @@ mod appliance {
     use crate::mgmt::{Fixed, Loaded, Shared};
     use crate::net::PacketBuf;
     use crate::worker::assemble::{KERNEL_RING, Sizes};
+    use crate::worker::reassembly;
 
     pub enum Error {
         Failed(String),
@@ -217,10 +218,12 @@ mod appliance {
             .map(|p| p.mtu)
             .max()
             .unwrap_or(1500);
-        // Rings to and from the kernel, hand-over rings that are half full, and what waits for neighbours.
+        // Rings to and from the kernel, hand-over rings that are half full, what waits for neighbours, and fragments.
         let kernel = ports.saturating_mul(2 * KERNEL_RING as u32);
-        let held =
-            kernel.saturating_add(workers.saturating_mul(workers.saturating_mul(512) + 1024));
+        let held = kernel
+            .saturating_add(workers.saturating_mul(
+                workers.saturating_mul(512) + 1024 + reassembly::FRAMES_MAX as u32,
+            ));
         PoolConfig::for_queues(ports * workers, DESCRIPTORS, workers, held, mtu)
     }
 

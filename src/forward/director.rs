@@ -365,7 +365,7 @@ impl Director {
             return self.schedule(cx, p, service, mark, sink);
         }
         if let Some(id) = index.initiator(flow.src, flow.src_port, flow.proto) {
-            return self.from_server(cx, p, id, sink);
+            return self.server_speaks(cx, p, id, sink);
         }
         if index.is_dest(flow.src, flow.src_port, flow.proto)
             && let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto)
@@ -513,8 +513,9 @@ impl Director {
         conn.mark = mark;
         conn.session = chosen.session;
         conn.template = chosen.template.map_or(NONE, |t| t.index);
-        if service.def.payload_key.is_some() {
-            conn.set_flags(conn.flags() | KEYED);
+        if let Some(key) = &service.def.payload_key {
+            let open = chosen.session == 0 && key.may_be_absent();
+            conn.set_flags(conn.flags() | KEYED | if open { OPEN } else { 0 });
         }
         let counters = cx.counters.service(service.id);
         match F::table(self).insert_with_evict(&conn, cx.now) {
@@ -664,6 +665,10 @@ const FTP_DATA: u16 = 20;
 
 /// `conn_reuse_mode`'s default (specification §2.9).
 const REUSE_MODE: u32 = 1;
+
+/// Set on a connection whose last packet could not say whose it was: the session that names itself next may be one
+/// that its server has just named; the director's own.
+const OPEN: u16 = 0x0008;
 
 /// Set on connections of services with a payload key, whose packets are looked into; the director's own.
 const KEYED: u16 = 0x4000;

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::api::{ErrorKind, PersistenceUpdate, ServiceUpdate};
 use super::manager::{Loaded, Manager};
 use super::testkit::*;
+use crate::forward::defs::MarkRule;
 use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Way};
 use crate::net::Mac;
 use crate::persist::{Field, PayloadKey, SessionKey, Unit};
@@ -230,6 +231,12 @@ fn a_reload_tells_what_changed() {
     new.services[0].servers[0].weight = 5;
     new.services[0].servers[1] = server("10.0.0.9:80");
     new.timeouts.udp = Duration::from_secs(1);
+    new.marks.push(MarkRule {
+        mark: 7,
+        proto: Some(6),
+        ..MarkRule::default()
+    });
+    new.expire_quiescent_template = true;
     write(&file, new);
     let r = manager.reload(at(2000)).expect("valid");
     assert!(r.changed);
@@ -240,7 +247,7 @@ fn a_reload_tells_what_changed() {
     assert_eq!(r.servers.removed, ["web/10.0.0.2:80"]);
     assert_eq!(r.servers.changed[0].name, "web/10.0.0.1:80");
     assert_eq!(r.servers.changed[0].what, ["weight 1 -> 5"]);
-    assert_eq!(r.other, ["timeouts"]);
+    assert_eq!(r.other, ["timeouts", "marks", "ipvs"]);
 }
 
 #[test]

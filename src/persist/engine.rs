@@ -104,6 +104,14 @@ pub enum PayloadKey {
     Quic(QuicLb),
 }
 
+impl PayloadKey {
+    /// Whether there are packets that carry no key and need none.
+    #[must_use]
+    pub fn may_be_absent(&self) -> bool {
+        matches!(self, Self::Field(SessionKey { when: Some(_), .. }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::field::Unit;
@@ -117,7 +125,7 @@ mod tests {
             sip.show(b"a@h\\ \x1b\xff\0").to_string(),
             "a@h\\\\\\x20\\x1b\\xff\\x00"
         );
-        let field = Engine::Payload(Field::new(0, 2, Unit::Bytes).unwrap());
+        let field = Engine::Payload(Field::new(0, 2, Unit::Bytes).expect("a field"));
         assert_eq!(field.show(&[0, 0xab]).to_string(), "00ab");
     }
 
@@ -133,7 +141,7 @@ mod tests {
             Engine::Sip.key(b"ACK sip:a SIP/2.0\r\ni: x\r\n\r\n", &mut scratch),
             Ok(&b"x"[..])
         );
-        let field = Engine::Payload(Field::new(1, 2, Unit::Bytes).unwrap());
+        let field = Engine::Payload(Field::new(1, 2, Unit::Bytes).expect("a field"));
         assert_eq!(field.key(b"abc", &mut scratch), Ok(&b"bc"[..]));
         assert_eq!(field.key(b"ab", &mut scratch), Err(NoKey::Short));
     }

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_field_in_bytes_is_the_slice() {
-        let field = Field::new(1, 3, Unit::Bytes).unwrap();
+        let field = Field::new(1, 3, Unit::Bytes).expect("a field");
         assert_eq!(of(field, b"abcde"), Ok(b"bcd".to_vec()));
         assert_eq!(of(field, b"abcd"), Ok(b"bcd".to_vec()));
         assert_eq!(of(field, b"abc"), Err(NoKey::Short));
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_condition_that_the_packet_does_not_meet_makes_the_key_absent() {
         let key = SessionKey {
-            field: Field::new(11, 2, Unit::Bytes).unwrap(),
+            field: Field::new(11, 2, Unit::Bytes).expect("a field"),
             when: Some(When {
                 offset: 0,
                 value: vec![0x19],
@@ -286,7 +286,7 @@ mod tests {
                     .map(|c| c.iter().enumerate().fold(0, |byte, (i, b)| byte | b << (7 - i)))
                     .collect::<Vec<u8>>()
             });
-            let field = Field::new(offset, length, Unit::Bits).unwrap();
+            let field = Field::new(offset, length, Unit::Bits).expect("a field");
             prop_assert_eq!(of(field, &payload), expected.ok_or(NoKey::Short));
         }
     }

@@ -63,7 +63,7 @@ impl Director {
             return match key {
                 PayloadKey::Field(key) => {
                     let session = key.of(p.payload(), &mut scratch);
-                    self.choose_by_session::<F>(cx, service, session, selection)
+                    self.choose_by_session::<F>(cx, service, session, selection, purpose)
                 }
                 PayloadKey::Quic(lb) => Self::choose_by_server_id(cx, service, lb, p, &selection),
             };
@@ -118,6 +118,7 @@ impl Director {
         service: &'a Arc<Service>,
         session: Session<'_>,
         selection: Selection<'_>,
+        purpose: Use,
     ) -> Result<Chosen<'a>, Refused> {
         let key = match session {
             Session::Key(key) => key,
@@ -134,7 +135,7 @@ impl Director {
         let new = session_new(cx);
         let template = session_template::<F>(service, key);
         let session = self.session_hash(key);
-        match by_template(cx, service, &template, new, &selection, Use::Connection) {
+        match by_template(cx, service, &template, new, &selection, purpose) {
             Ok(chosen) => Ok(Chosen { session, ..chosen }),
             // The hash finds the session's server without a template. What is lost is that its old connection ends when it moves.
             Err(Refused::TemplateTableFull) if service.def.scheduler == "offh" => {

@@ -41,7 +41,7 @@ impl Director {
 
     /// A packet that a real server sends on its own account, or as the answer to a one-packet datagram: it leaves from
     /// the virtual address and port, and the session that it names is bound to the server.
-    pub(super) fn from_server<F: Side, B: PacketBuf>(
+    pub(super) fn server_speaks<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,

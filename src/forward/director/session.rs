@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::choice::{self, Chosen, Refused, Use, pick, uncounted};
-use super::{Carried, Context, Director, Side, Sink, Verdict};
+use super::{Carried, Context, Director, OPEN, Side, Sink, Verdict};
 use crate::forward::snapshot::Service;
 use crate::net::{Af, PacketBuf, V4, V6, hash_bytes};
 use crate::persist::{NoKey, PayloadKey, QuicId, QuicLb, Scratch, Session, SessionKey};
@@ -74,19 +74,28 @@ impl Director {
     ) -> Course {
         let mut scratch = Scratch::new();
         let name = match key.of(p.payload(), &mut scratch) {
-            Session::Absent => return Course::Follow,
+            Session::Absent => {
+                let conn = F::table(self).get_mut(index);
+                if conn.flags() & OPEN == 0 {
+                    conn.set_flags(conn.flags() | OPEN);
+                }
+                return Course::Follow;
+            }
             Session::Short => {
                 choice::no_key(cx, service, NoKey::Short);
                 return Course::Follow;
             }
             Session::Key(name) => name,
         };
-        let own = F::table(self).get(index).session;
         let session = self.session_hash(name);
-        if session == own {
+        let conn = F::table(self).get_mut(index);
+        let open = conn.flags() & OPEN != 0;
+        if open {
+            conn.set_flags(conn.flags() & !OPEN);
+        }
+        if session == conn.session {
             Course::Follow
-        } else if own == 0 && key.when.is_some() {
-            // The packets so far could not say whose they were. Their server is the one that gave the session its name.
+        } else if open {
             self.adopt::<F, B>(cx, service, name, (index, dest), sink)
         } else {
             Course::Leave
@@ -117,6 +126,9 @@ impl Director {
             Ok(Some(template)) if choice::use_template(cx, template, Use::Connection) => {
                 let session = self.session_hash(name);
                 let conn = F::table(self).get_mut(index);
+                if conn.template != NONE {
+                    cx.templates.release(conn.template, cx.now);
+                }
                 conn.template = template.index;
                 conn.session = session;
                 self.take_session::<F, B>(cx, index, sink);

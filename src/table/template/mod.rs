@@ -51,8 +51,10 @@ use crate::net::{HashKey, Tick};
 
 /// A link's index is stored plus 1, in 32 bits.
 const MAX_CAPACITY: usize = 1 << 31;
-/// Chunks that there are at least: enough for one template with the longest data.
-const CHUNKS_MIN: usize = 2048;
+/// The number of no life: they have 31 bits.
+const NO_LIFE: u32 = u32::MAX;
+/// Chunks that there are at least: enough for three templates with the longest data.
+const CHUNKS_MIN: usize = 4096;
 /// One chunk per so many entries: data beyond an entry's own bytes are rare.
 const ENTRIES_PER_CHUNK: usize = 4;
 
@@ -219,9 +221,11 @@ impl<W: Word> Table<W> {
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         if let Some(link) = Link::unpack(self.bucket(hash).load()) {
+            let entry = self.entry(link.index);
             prefetch(self.control(link.index));
-            prefetch(&self.entry(link.index).next);
-            prefetch(&self.entry(link.index).terms);
+            prefetch(&entry.next);
+            prefetch(&entry.terms);
+            prefetch(&entry.inline[INLINE / 8 - 1]);
         }
     }
 
@@ -363,12 +367,20 @@ impl<W: Word> Table<W> {
         released.is_some()
     }
 
-    /// The template in a place. That of a connection's own template stays what it is while the
-    /// connection holds it, unless it is ended on purpose; the reference is then a stale one.
+    /// The template in a place; a stale reference if there is none. That of a connection's own
+    /// template stays what it is while the connection holds it, unless it is ended on purpose.
     #[must_use]
     pub fn get(&self, index: u32) -> TemplateRef {
-        let version = self.entries.get(index as usize).map_or(0, life_of);
-        TemplateRef { index, version }
+        let version = self.entries.get(index as usize).and_then(|entry| {
+            let life = life_of(entry);
+            let control = Control::unpack(self.control(index).load());
+            // One that is not published is nobody's yet.
+            (control.state == State::Live && control.lives(life)).then_some(life)
+        });
+        TemplateRef {
+            index,
+            version: version.unwrap_or(NO_LIFE),
+        }
     }
 
     /// The server that the template in a place has, or had last.

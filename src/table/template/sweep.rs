@@ -243,10 +243,7 @@ impl<W: Word> Table<W> {
     /// The template in a place, if there is one that stays while it is read.
     fn row(&self, index: u32, now: Tick) -> Option<TemplateRow> {
         let at = self.get(index);
-        let entry = self.entry(index);
-        if !Control::unpack(self.control(index).load()).lives(at.version) {
-            return None;
-        }
+        let entry = self.entry_of(at)?;
         let mut data = Vec::new();
         let has_data = entry.copy_data(&self.pool, &mut data);
         let (fixed, holder) = (entry.fixed(), entry.holder.load());
