@@ -7,18 +7,19 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::api;
-use crate::config::values::Period;
+use crate::config::values::{Netmask, Period};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence};
 use crate::forward::{ServiceDef, ServiceKind};
 use crate::net::Af;
-use crate::persist::{Engine, Field, Unit};
+use crate::persist::{Engine, Field, PayloadKey, Unit};
 use crate::table::Method;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The longest timeout that a template can have, about 248 days.
-const TIMEOUT_MAX: Duration = Duration::from_millis(10 * (i32::MAX as u64));
+/// The timeouts that the configuration allows.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(31 * 86_400);
 
 /// Whether two definitions differ in what can be set here.
 #[must_use]
@@ -143,12 +144,16 @@ pub fn apply(
         return Err(why);
     }
     let engine = s.persistence.as_ref().is_some_and(|p| p.engine.is_some());
-    if engine && protocol(s) == Some(TCP) {
-        done.push(
+    let note = match protocol(s).filter(|_| engine) {
+        Some(TCP) => {
             "on TCP the server is chosen at the SYN, before any payload: the service uses its normal persistence"
-                .to_owned(),
-        );
-    }
+        }
+        None if engine => {
+            "only UDP packets of the mark are looked into; others use the service's normal persistence"
+        }
+        _ => return Ok(done),
+    };
+    done.push(note.to_owned());
     Ok(done)
 }
 
@@ -229,38 +234,28 @@ fn default(af: Af) -> Persistence {
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     let Period(timeout) = text.parse()?;
-    if timeout.is_zero() {
-        return Err("a timeout of 0 would keep nobody; `off` switches persistence off".to_owned());
-    }
-    if timeout > TIMEOUT_MAX {
+    if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
         return Err(format!(
-            "{text} is too long: a template lives 248 days at most"
+            "a timeout of {text} is out of range: 1s to 31d, or `off` for no persistence"
         ));
     }
     Ok(timeout)
 }
 
 fn parse_netmask(af: Af, text: &str) -> Result<Grouping, String> {
-    let wrong = |needs: &str| Err(format!("`{text}` is no {needs}"));
-    match af {
-        Af::V4 => {
-            let ones = |len: u32| u32::MAX.checked_shl(32 - len).unwrap_or(0);
-            let mask = match (text.parse::<Ipv4Addr>(), text.parse::<u32>()) {
-                (Ok(mask), _) => Some(u32::from(mask)),
-                (_, Ok(len)) if len <= 32 => Some(ones(len)),
-                _ => None,
-            };
-            match mask.filter(|mask| *mask == ones(mask.leading_ones())) {
-                Some(mask) => Ok(Grouping::Mask4(mask)),
-                None => wrong("netmask such as 255.255.255.0, nor a prefix length from 0 to 32"),
-            }
+    match (af, text.parse()?) {
+        (Af::V4, Netmask::Dotted(len) | Netmask::Length(len)) if len <= 32 => {
+            let zeros = 32 - u32::from(len);
+            let mask = u32::MAX.checked_shl(zeros).unwrap_or(0);
+            Ok(Grouping::Mask4(mask))
         }
-        Af::V6 => match text.parse::<u8>() {
-            Ok(len) if len <= 128 => Ok(Grouping::Prefix6(len)),
-            _ => {
-                wrong("prefix length; clients of an IPv6 service are grouped by one from 0 to 128")
-            }
-        },
+        (Af::V6, Netmask::Length(len)) => Ok(Grouping::Prefix6(len)),
+        (Af::V4, _) => Err(format!(
+            "the prefix length {text} is too long for IPv4; 0 to 32 is allowed"
+        )),
+        (Af::V6, Netmask::Dotted(_)) => Err(format!(
+            "clients of an IPv6 service are grouped by a prefix length, 0 to 128, not by `{text}`"
+        )),
     }
 }
 
@@ -306,13 +301,15 @@ fn problem(s: &ServiceDef) -> Option<String> {
     let proto = protocol(s);
     let masq = s.servers.iter().any(|d| d.method == Method::Masq);
     let engine = s.persistence.as_ref().is_some_and(|p| p.engine.is_some());
+    let quic = matches!(s.payload_key, Some(PayloadKey::Quic(_)));
     let why = if s.one_packet && proto.is_some_and(|p| p != UDP) {
         "`one_packet` is for UDP: the packets of a connection can't go to several servers"
     } else if s.one_packet && proto.is_none() && masq {
         "`one_packet` leaves no connection behind by which replies of `masq` servers could get the virtual address back, \
          and a mark has none"
-    } else if s.one_packet && s.payload_key.is_some() {
-        "`one_packet` leaves no connection that could follow the session of a `payload_key`"
+    } else if s.one_packet && quic {
+        "the first packets of a QUIC connection name no server and follow their 5-tuple, of which `one_packet` \
+         remembers nothing"
     } else if s.persistence.is_some() && s.payload_key.is_some() {
         "a service has either `persistence` or a `payload_key`: both decide which server a session stays on"
     } else if engine && proto.is_some_and(|p| p != UDP && p != TCP) {
@@ -329,7 +326,7 @@ fn problem(s: &ServiceDef) -> Option<String> {
 mod tests {
     use super::super::testkit::{ip, persistence, service, sip_one_packet};
     use super::*;
-    use crate::persist::{PayloadKey, SessionKey};
+    use crate::persist::SessionKey;
 
     fn update(json: &str) -> api::ServiceUpdate {
         serde_json::from_str(json).expect("as the API says")
@@ -402,7 +399,7 @@ mod tests {
             (
                 &plain,
                 r#"{"persistence": {"timeout": "0s"}}"#.to_owned(),
-                "keep nobody",
+                "out of range",
             ),
             (
                 &plain,
@@ -411,20 +408,20 @@ mod tests {
             ),
             (
                 &plain,
-                r#"{"persistence": {"timeout": "300d"}}"#.to_owned(),
-                "too long",
+                r#"{"persistence": {"timeout": "32d"}}"#.to_owned(),
+                "out of range",
             ),
             (
                 &plain,
                 r#"{"persistence": {"timeout": "off", "engine": "sip"}}"#.to_owned(),
                 "off",
             ),
-            (&plain, engine(r#""netmask": "255.0.255.0""#), "no netmask"),
-            (&plain, engine(r#""netmask": "33""#), "no netmask"),
+            (&plain, engine(r#""netmask": "255.0.255.0""#), "has holes"),
+            (&plain, engine(r#""netmask": "33""#), "too long for IPv4"),
             (
                 &udp("2001:db8::1"),
                 engine(r#""netmask": "255.0.0.0""#),
-                "no prefix length",
+                "by a prefix length",
             ),
             (&plain, engine(r#""engine": "siip""#), "is no engine"),
             (
@@ -458,11 +455,6 @@ mod tests {
                 &marked,
                 r#"{"one_packet": true}"#.to_owned(),
                 "a mark has none",
-            ),
-            (
-                &keyed,
-                r#"{"one_packet": true}"#.to_owned(),
-                "`payload_key`",
             ),
             (
                 &keyed,

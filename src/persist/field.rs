@@ -222,7 +222,7 @@ mod tests {
             ),
             (Field::new(3, 5, Unit::Bits), "offset 3 length 5 unit bits"),
         ] {
-            assert_eq!(field.unwrap().to_string(), text);
+            assert_eq!(field.expect("a field").to_string(), text);
         }
     }
 
