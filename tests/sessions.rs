@@ -850,6 +850,10 @@ fn the_engine_sees_the_whole_of_a_fragmented_message() {
             assert_eq!(got.1, server);
             assert_eq!(got.2, message);
         }
+        let received = bed.sum(|c| c.fragments_received.get());
+        assert!(received >= 3);
+        assert_eq!(bed.sum(|c| c.datagrams_reassembled.get()) * 3, received);
+        assert_eq!(bed.sum(|c| c.fragments_held.get()), 0);
         assert_eq!(bed.sum(|c| c.held.get()), 0);
         bed.check_counts();
     }

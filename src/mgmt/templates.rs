@@ -16,8 +16,8 @@ use crate::persist::engine::Shown;
 use crate::table::{Origin, ServiceId, TemplateRow};
 use crate::worker::Plane;
 
-/// Places of the table that are looked at at a time: well under a millisecond.
-const PLACES: u32 = 16 * 1024;
+/// Places of the table that are looked at at a time, at least and at most: about a millisecond when all have templates.
+const PLACES: (usize, usize) = (1024, 16 * 1024);
 
 /// A place in the listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,9 @@ pub async fn page(
     while let Some(at) = cursor {
         // The first that there is no room for is where the next page begins: each place has one template at most.
         let mut over = None;
-        cursor = plane.templates.dump(at, PLACES, now, |row| {
+        let places = (limit - templates.len() + 1).clamp(PLACES.0, PLACES.1);
+        let places = u32::try_from(places).unwrap_or(u32::MAX);
+        cursor = plane.templates.dump(at, places, now, |row| {
             if service.is_some_and(|s| s != row.key.service) || over.is_some() {
             } else if templates.len() < limit {
                 templates.push(listed(&snapshot, &row));
