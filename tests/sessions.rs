@@ -850,6 +850,10 @@ fn the_engine_sees_the_whole_of_a_fragmented_message() {
             assert_eq!(got.1, server);
             assert_eq!(got.2, message);
         }
+        let received = bed.sum(|c| c.fragments_received.get());
+        assert!(received >= 3);
+        assert_eq!(bed.sum(|c| c.datagrams_reassembled.get()) * 3, received);
+        assert_eq!(bed.sum(|c| c.fragments_held.get()), 0);
         assert_eq!(bed.sum(|c| c.held.get()), 0);
         bed.check_counts();
     }
@@ -920,6 +924,12 @@ fn fragments_that_never_become_whole_end_after_their_time_and_nothing_is_lost() 
     assert!(bed.client(&pieces[0]).is_empty());
     assert!(bed.client(&pieces[2]).is_empty());
     assert_eq!(bed.sum(|c| c.held.get()), 2);
+    let seen = (
+        bed.sum(|c| c.fragments_received.get()),
+        bed.sum(|c| c.fragments_held.get()),
+        bed.sum(|c| c.datagrams_reassembled.get()),
+    );
+    assert_eq!(seen, (2, 2, 0));
     bed.check_identity();
     bed.pass(31);
     assert_eq!(bed.drops(), BTreeMap::from([("fragment_timeout", 2)]));

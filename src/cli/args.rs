@@ -42,7 +42,7 @@ pub enum Command {
     Demo(DemoArgs),
     /// Show services, servers, connections and more of the running appliance
     Show(ShowArgs),
-    /// Change a server of the running appliance, without touching anything else
+    /// Change a service or server of the running appliance, without touching anything else
     Set(SetArgs),
     /// Make the running appliance take over its configuration file, or refuse it whole
     Reload(ReloadArgs),
@@ -303,7 +303,8 @@ pub struct SocketArg {
 #[command(after_help = "Examples:\n  \
     polder show services\n  \
     polder show servers -o json | jq '.servers[] | select(.overloaded)'\n  \
-    polder show connections --service web --limit 20\n\n\
+    polder show connections --service web --limit 20\n  \
+    polder show templates --service sip\n\n\
     The same over HTTP: curl --unix-socket /run/polder/control.sock http://polder/v1/services")]
 pub struct ShowArgs {
     /// What to show.
@@ -317,6 +318,17 @@ pub struct ShowArgs {
     pub socket: SocketArg,
 }
 
+/// Which rows of a long listing are wanted.
+#[derive(Clone, Debug, Args)]
+pub struct RowsArgs {
+    /// Of this service only
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+}
+
 /// What `show` shows.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ShowWhat {
@@ -324,14 +336,20 @@ pub enum ShowWhat {
     Services,
     /// Services and servers with packet and byte counts, as `ipvsadm -Ln --stats`
     Servers,
-    /// Connections, as `ipvsadm -Lcn`
+    /// Connections, then persistence templates, as `ipvsadm -Lcn --persistent-conn`
     Connections {
-        /// Of this service only
-        #[arg(long, value_name = "NAME")]
-        service: Option<String>,
-        /// At most so many
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        limit: Option<u64>,
+        /// Which, and how many
+        #[command(flatten)]
+        rows: RowsArgs,
+        /// Connections alone, as `ipvsadm -Lcn`
+        #[arg(long)]
+        no_templates: bool,
+    },
+    /// Persistence templates with the keys of their sessions: which client or session is whose
+    Templates {
+        /// Which, and how many
+        #[command(flatten)]
+        rows: RowsArgs,
     },
     /// Neighbours' MAC addresses, and next hops that have none yet
     Neighbours,
@@ -351,8 +369,13 @@ pub enum ShowWhat {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  \
     polder set server web 10.0.0.11:80 weight 0   no new connections; those there are stay\n  \
-    polder set server sip proxy-2 state maint\n\n\
-    It lasts until a restart; a reload keeps it unless the file changed for that server.")]
+    polder set server sip proxy-2 state maint\n  \
+    polder set service sip persistence timeout 60s\n  \
+    polder set service sip persistence netmask 0.0.0.0\n  \
+    polder set service sip engine sip\n  \
+    polder set service vpn engine payload --offset 1 --length 8\n  \
+    polder set service sip one-packet on\n\n\
+    It lasts until a restart; a reload keeps it unless the file changed for that setting.")]
 pub struct SetArgs {
     /// What to change.
     #[command(subcommand)]
@@ -374,6 +397,61 @@ pub enum SetWhat {
         /// What of it
         #[command(subcommand)]
         to: SetServer,
+    },
+    /// What keeps the sessions of a service together
+    Service {
+        /// Its name
+        service: String,
+        /// What of it
+        #[command(subcommand)]
+        to: SetService,
+    },
+}
+
+/// What of a service `set` changes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SetService {
+    /// How long, and by which part of their address, clients stay on their server
+    Persistence {
+        /// What of it
+        #[command(subcommand)]
+        to: SetPersistence,
+    },
+    /// What a session is recognised by beside the client's address
+    Engine {
+        /// sip is the Call-ID, payload a field of the payload, none the client's address alone
+        #[arg(value_parser = ["sip", "payload", "none"])]
+        engine: String,
+        /// Where the field of `payload` begins
+        #[arg(long, value_name = "N")]
+        offset: Option<u32>,
+        /// How long it is
+        #[arg(long, value_name = "N")]
+        length: Option<u32>,
+        /// What they count
+        #[arg(long, value_parser = ["bytes", "bits"])]
+        unit: Option<String>,
+    },
+    /// Whether every UDP datagram is scheduled by itself
+    OnePacket {
+        /// on leaves no connections behind, off follows them
+        #[arg(value_parser = ["on", "off"])]
+        to: String,
+    },
+}
+
+/// What of a service's persistence `set` changes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SetPersistence {
+    /// How long an idle client stays; templates that there are keep theirs
+    Timeout {
+        /// Such as 60s or 15m; off for no persistence
+        timeout: String,
+    },
+    /// Which part of the clients' address counts
+    Netmask {
+        /// Netmask of IPv4 clients, prefix length of IPv6 clients
+        netmask: String,
     },
 }
 
@@ -466,6 +544,11 @@ mod tests {
             "polder replay -c f --in p=x --report xml",
             "polder set server web a weight 65536",
             "polder set server web a state gone",
+            "polder set service web",
+            "polder set service web one-packet yes",
+            "polder set service web engine ftp",
+            "polder set service web persistence",
+            "polder show templates --limit 0",
             "polder show everything",
         ] {
             assert!(parse(line).is_err(), "{line}");

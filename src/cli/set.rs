@@ -5,7 +5,7 @@ use std::io::Write;
 use hyper::Method;
 
 use super::Failure;
-use super::args::{SetArgs, SetServer, SetWhat};
+use super::args::{SetArgs, SetPersistence, SetServer, SetService, SetWhat};
 use super::client::{Client, encode, typed};
 use crate::mgmt::api;
 
@@ -14,19 +14,67 @@ use crate::mgmt::api;
 /// # Errors
 /// A sentence.
 pub fn run(args: &SetArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let SetWhat::Server {
-        service,
-        server,
-        to,
-    } = &args.what;
+    let client = Client::new(&args.socket.socket)?;
+    let message = match &args.what {
+        SetWhat::Server {
+            service,
+            server,
+            to,
+        } => {
+            let path = format!("/v1/servers/{}/{}", encode(service), encode(server));
+            let body = serde_json::to_vec(&server_update(to)).map_err(|e| e.to_string())?;
+            let answer = client.request(&Method::PUT, &path, body.into())?;
+            typed::<api::ServerUpdated>(answer)?.message
+        }
+        SetWhat::Service { service, to } => {
+            let path = format!("/v1/services/{}", encode(service));
+            let body = serde_json::to_vec(&service_update(to)).map_err(|e| e.to_string())?;
+            let answer = client.request(&Method::PATCH, &path, body.into())?;
+            typed::<api::ServiceUpdated>(answer)?.message
+        }
+    };
+    super::print(out, &(message + "\n"))
+}
+
+fn server_update(to: &SetServer) -> api::ServerUpdate {
     let mut update = api::ServerUpdate::default();
     match to {
         SetServer::Weight { weight } => update.weight = Some(u64::from(*weight)),
         SetServer::State { state } => update.state = Some(state.clone()),
     }
-    let body = serde_json::to_vec(&update).map_err(|e| e.to_string())?;
-    let path = format!("/v1/servers/{}/{}", encode(service), encode(server));
-    let answer = Client::new(&args.socket.socket)?.request(&Method::PUT, &path, body.into())?;
-    let updated: api::ServerUpdated = typed(answer)?;
-    super::print(out, &(updated.message + "\n"))
+    update
+}
+
+fn service_update(to: &SetService) -> api::ServiceUpdate {
+    let mut persistence = api::PersistenceUpdate::default();
+    match to {
+        SetService::OnePacket { to } => {
+            return api::ServiceUpdate {
+                one_packet: Some(to == "on"),
+                persistence: None,
+            };
+        }
+        SetService::Persistence { to } => match to {
+            SetPersistence::Timeout { timeout } => persistence.timeout = Some(timeout.clone()),
+            SetPersistence::Netmask { netmask } => persistence.netmask = Some(netmask.clone()),
+        },
+        SetService::Engine {
+            engine,
+            offset,
+            length,
+            unit,
+        } => {
+            persistence = api::PersistenceUpdate {
+                engine: Some(engine.clone()),
+                offset: *offset,
+                length: *length,
+                unit: unit.clone(),
+                ..persistence
+            };
+        }
+    }
+    api::ServiceUpdate {
+        one_packet: None,
+        persistence: Some(persistence),
+    }
 }

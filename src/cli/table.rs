@@ -20,16 +20,12 @@ pub fn services(services: &[api::Service]) -> String {
         "RemoteAddress:Port"
     );
     for s in services {
-        let flags = if s.flags.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", s.flags.join(","))
-        };
         line!(
             out,
-            "{} {}{flags} name {}",
+            "{} {}{} name {}",
             local_address(s),
             s.scheduler,
+            flags(s),
             s.name
         );
         for d in &s.servers {
@@ -49,22 +45,23 @@ pub fn services(services: &[api::Service]) -> String {
     out
 }
 
-/// Services and servers as `ipvsadm -Ln --stats` lists them, each with its name.
+/// Services and servers as `ipvsadm -Ln --stats` lists them, each with its templates and its name.
 #[must_use]
 pub fn servers(services: &[api::Service]) -> String {
     let mut out = String::new();
     line!(
         out,
-        "{:<33} {:>8} {:>8} {:>8} {:>8} {:>8}  Name",
+        "{:<33} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  Name",
         "Prot LocalAddress:Port",
         "Conns",
         "InPkts",
         "OutPkts",
         "InBytes",
-        "OutBytes"
+        "OutBytes",
+        "PersConn"
     );
     line!(out, "  -> RemoteAddress:Port");
-    let numbers = |n: [u64; 5]| n.map(scaled).concat();
+    let numbers = |n: [u64; 6]| n.map(scaled).concat();
     for s in services {
         line!(
             out,
@@ -75,7 +72,8 @@ pub fn servers(services: &[api::Service]) -> String {
                 s.packets_in,
                 s.packets_out,
                 s.bytes_in,
-                s.bytes_out
+                s.bytes_out,
+                s.templates
             ]),
             s.name
         );
@@ -89,7 +87,8 @@ pub fn servers(services: &[api::Service]) -> String {
                     d.packets_in,
                     d.packets_out,
                     d.bytes_in,
-                    d.bytes_out
+                    d.bytes_out,
+                    u64::from(d.persistent)
                 ]),
                 d.name
             );
@@ -99,7 +98,48 @@ pub fn servers(services: &[api::Service]) -> String {
 }
 
 fn local_address(s: &api::Service) -> String {
+    if s.protocol == "mark" {
+        let family = if s.family == "ipv6" { " IPv6" } else { "" };
+        return format!("FWM  {}{family}", s.address);
+    }
     format!("{:<4} {}", s.protocol.to_uppercase(), s.address)
+}
+
+/// What stands behind the scheduler: first what ipvsadm shows, in its order and words, then what is Polder's.
+fn flags(s: &api::Service) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let mut add = |text: std::fmt::Arguments<'_>| {
+        let _ = out.write_fmt(text);
+    };
+    if !s.flags.is_empty() {
+        add(format_args!(" ({})", s.flags.join(",")));
+    }
+    if let Some(p) = &s.persistence {
+        add(format_args!(" persistent {}", p.timeout_s));
+        if !["255.255.255.255", "128"].contains(&p.netmask.as_str()) {
+            add(format_args!(" mask {}", p.netmask));
+        }
+        if let Some(engine) = &p.engine {
+            add(format_args!(" pe {engine}"));
+        }
+    }
+    if s.one_packet {
+        add(format_args!(" ops"));
+    }
+    if let Some(field) = s.persistence.as_ref().and_then(|p| p.field.as_ref()) {
+        add(format_args!(" field ({field})"));
+    }
+    if let Some(key) = &s.payload_key {
+        add(format_args!(" payload_key ({key})"));
+    }
+    if let Some(what) = &s.on_server_down {
+        add(format_args!(" on_server_down {what}"));
+    }
+    if s.templates > 0 || s.persistence.is_some() || s.payload_key.is_some() {
+        add(format_args!(" templates {}", s.templates));
+    }
+    out
 }
 
 fn method(forwarding: &str) -> &str {
@@ -163,13 +203,43 @@ pub fn connections_header(persistent: bool) -> String {
 /// A connection's line, as `ipvsadm -Lcn` has it.
 #[must_use]
 pub fn connection(c: &api::Connection) -> String {
-    // Whole seconds, as the kernel has them.
-    let left = c.expires_s.max(0.0) as u64;
-    let expire = format!("{:02}:{:02}", left / 60, left % 60);
     format!(
-        "{:<3} {expire:<6} {:<11} {:<18} {:<18} {}\n",
-        c.protocol, c.state, c.client, c.virtual_, c.destination
+        "{:<3} {:<6} {:<11} {:<18} {:<18} {}\n",
+        c.protocol,
+        expire(c.expires_s),
+        c.state,
+        c.client,
+        c.virtual_,
+        c.destination
     )
+}
+
+/// A template's line, as `ipvsadm -Lcn --persistent-conn` has it: behind the destination the engine's name and what it
+/// shows of the key, where there is one. The widths are ipvsadm's, which are not those of its header (specification
+/// §10.5).
+#[must_use]
+pub fn template(t: &api::Template) -> String {
+    let start = format!(
+        "{:<3} {:<6} {:<11} {:<18} {:<18}",
+        t.protocol,
+        expire(t.expires_s),
+        t.state,
+        t.client,
+        t.virtual_
+    );
+    match &t.data {
+        Some(data) => {
+            let engine = t.engine.as_deref().unwrap_or("-");
+            format!("{start} {:<16} {engine:<18} {data}\n", t.destination)
+        }
+        None => format!("{start} {}\n", t.destination),
+    }
+}
+
+/// Minutes and whole seconds, as the kernel has them.
+fn expire(seconds: f64) -> String {
+    let left = seconds.max(0.0) as u64;
+    format!("{:02}:{:02}", left / 60, left % 60)
 }
 
 /// Neighbours.
@@ -223,8 +293,10 @@ pub fn workers(w: &api::Workers) -> String {
     let connections: u64 = w.workers.iter().map(|w| w.connections).sum();
     line!(
         out,
-        "{connections} of {} connections, configuration generation {}",
+        "{connections} of {} connections, {} of {} templates, configuration generation {}",
         w.connections_capacity,
+        w.templates,
+        w.templates_capacity,
         w.generation
     );
     out

@@ -6,9 +6,13 @@ use clap::Parser;
 
 use super::args::{Cli, Command};
 use super::{Failure, reload, set, show, table};
+use crate::forward::ServiceKind;
+use crate::forward::defs::{Grouping, OnServerDown};
 use crate::mgmt::api;
 use crate::mgmt::testkit::*;
-use crate::table::{DestId, ServiceId};
+use crate::net::Af;
+use crate::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
+use crate::table::{DestId, Method, ServiceId, TemplateKey};
 
 /// Runs a command line and gives what it printed.
 fn run(socket: &Path, line: &str) -> Result<String, Failure> {
@@ -72,13 +76,13 @@ fn servers_look_like_ipvsadms_statistics() {
     assert_eq!(
         run(&socket.path, "show servers").expect("shows"),
         "\
-Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes  Name
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes PersConn  Name
   -> RemoteAddress:Port
-TCP  192.0.2.80:80                       5        0        0        0     123G  web
-  -> 10.0.0.1:80                         5       50        0        0        0  10.0.0.1:80
-  -> 10.0.0.2:80                         0        0        0        0        0  10.0.0.2:80
-TCP  [2001:db8::5]:5060                  0        0        0        0        0  sip
-  -> [2001:db8:1::3]:5060                0        0        0        0        0  [2001:db8:1::3]:5060
+TCP  192.0.2.80:80                       5        0        0        0     123G        0  web
+  -> 10.0.0.1:80                         5       50        0        0        0        0  10.0.0.1:80
+  -> 10.0.0.2:80                         0        0        0        0        0        0  10.0.0.2:80
+TCP  [2001:db8::5]:5060                  0        0        0        0        0        0  sip
+  -> [2001:db8:1::3]:5060                0        0        0        0        0        0  [2001:db8:1::3]:5060
 "
     );
 }
@@ -115,7 +119,7 @@ fn connections_have_ipvsadms_columns() {
         run(&socket.path, "show connections").expect("shows"),
         "\
 IPVS connection entries
-pro expire state       source             virtual            destination
+pro expire state       source             virtual            destination        pe name          pe_data
 TCP 14:57  ESTABLISHED 198.51.100.7:41122 192.0.2.80:80      10.0.0.1:80
 UDP 60:00  UDP         198.51.100.7:5     192.0.2.80:80      10.0.0.1:80
 "
@@ -126,6 +130,176 @@ UDP 60:00  UDP         198.51.100.7:5     192.0.2.80:80      10.0.0.1:80
     let page: api::Connections = serde_json::from_str(&json).expect("typed");
     assert!(page.truncated && page.connections.len() == 1);
     assert!(failure(&socket.path, "show connections --service wbe").contains("did you mean `web`"));
+}
+
+#[test]
+fn templates_have_ipvsadms_columns_and_the_engines_data() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, setup(vec![sip_one_packet()]));
+    let key = |client, data| template_key(0, client, "10.4.3.192:5060", data);
+    add_template(&plane, &key("10.4.3.0", Some(b"193373839")), 0, 38);
+    let hostile = b"\x1b[2J a\xff\0\n";
+    let at = add_template(&plane, &key("0.0.0.0", Some(hostile)), 0, 6000);
+    plane.templates.assure(at);
+    add_template(&plane, &key("192.0.2.0", None), 0, 60);
+    let socket = ControlSocket::serve(&manager.shared());
+    assert_eq!(
+        run(&socket.path, "show templates --service sip").expect("shows"),
+        "\
+IPVS connection entries
+pro expire state       source             virtual            destination        pe name          pe_data
+UDP 00:38  NONE        10.4.3.0:0         10.4.3.192:5060    127.0.0.1:5060   sip                193373839
+UDP 100:00 ASSURED     0.0.0.0:0          10.4.3.192:5060    127.0.0.1:5060   sip                \\x1b[2J\\x20a\\xff\\x00\\x0a
+UDP 01:00  NONE        192.0.2.0:0        10.4.3.192:5060    127.0.0.1:5060
+"
+    );
+}
+
+#[test]
+fn a_template_of_a_mark_has_the_mark_for_an_address_and_no_port() {
+    let plane = plane(1);
+    let mut s = service("seven", "192.0.2.1:1", &["10.0.0.1:80"]);
+    let (af, mark) = (Af::V4, 7);
+    s.kind = ServiceKind::Mark { af, mark };
+    s.persistence = Some(persistence(60, Grouping::Mask4(u32::MAX), None));
+    let (manager, _) = manager_of(&plane, setup(vec![s]));
+    let key = template_key(0, "192.0.2.9", "0.0.0.7:0", None);
+    add_template(&plane, &TemplateKey { proto: 0, ..key }, 0, 60);
+    let socket = ControlSocket::serve(&manager.shared());
+    let shown = run(&socket.path, "show templates").expect("shows");
+    let line = "IP  01:00  NONE        192.0.2.9:0        0.0.0.7:0          10.0.0.1:0";
+    assert_eq!(shown.lines().nth(2), Some(line));
+    let services = run(&socket.path, "show services").expect("shows");
+    let line = "FWM  7 rr persistent 60 templates 1 name seven";
+    assert_eq!(services.lines().nth(2), Some(line));
+}
+
+#[test]
+fn templates_stand_behind_the_connections_unless_they_are_not_wanted() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, setup(vec![sip_one_packet()]));
+    let _worker = FakeWorker::start(&plane, 0, vec![conn(1), conn(2)]);
+    // The fake worker's time flies.
+    add_template(
+        &plane,
+        &template_key(0, "192.0.2.0", "10.4.3.192:5060", None),
+        0,
+        1_000_000,
+    );
+    let socket = ControlSocket::serve(&manager.shared());
+    let lines = |what: &str| {
+        let shown = run(&socket.path, &format!("show connections {what}")).expect("shows");
+        let lines = shown.lines().skip(2).map(|l| l[..3].to_owned());
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(lines("-o table"), ["TCP", "TCP", "UDP"]);
+    assert_eq!(lines("--no-templates"), ["TCP", "TCP"]);
+    assert_eq!(lines("--limit 1"), ["TCP"]);
+    assert_eq!(lines("--limit 3"), ["TCP", "TCP", "UDP"]);
+    let json = |what: &str| -> (usize, usize, bool) {
+        let shown = run(&socket.path, &format!("show connections -o json {what}"));
+        let json: serde_json::Value = serde_json::from_str(&shown.expect("shows")).expect("JSON");
+        let rows = |of: &str| json[of].as_array().map_or(99, Vec::len);
+        let truncated = json["truncated"].as_bool().expect("a boolean");
+        (rows("connections"), rows("templates"), truncated)
+    };
+    assert_eq!(json("--limit 3"), (2, 1, false));
+    assert_eq!(json("--limit 2"), (2, 0, true));
+    assert_eq!(json("--limit 1"), (1, 0, true));
+    assert_eq!(json("--no-templates"), (2, 99, false));
+}
+
+#[test]
+fn services_show_what_keeps_their_sessions() {
+    let plane = plane(1);
+    let mut vpn = service("vpn", "[2001:db8::7]:1194", &["[2001:db8:1::3]:1194"]);
+    vpn.payload_key = Some(PayloadKey::Field(SessionKey {
+        field: Field::new(12, 20, Unit::Bits).expect("a field"),
+        when: Some(When {
+            offset: 0,
+            value: vec![0x19],
+        }),
+    }));
+    vpn.on_server_down = Some(OnServerDown::Drop);
+    let mut gtp = service("gtp", "192.0.2.1:2152", &["10.0.0.1:2152"]);
+    let field = Field::new(4, 4, Unit::Bytes).expect("a field");
+    let engine = Some(Engine::Payload(field));
+    gtp.persistence = Some(persistence(360, Grouping::Mask4(u32::MAX), engine));
+    let (manager, _) = manager_of(&plane, setup(vec![sip_one_packet(), vpn, gtp]));
+    add_template(
+        &plane,
+        &template_key(0, "192.0.2.0", "10.4.3.192:5060", None),
+        0,
+        60,
+    );
+    let socket = ControlSocket::serve(&manager.shared());
+    let shown = run(&socket.path, "show services").expect("shows");
+    let services: Vec<&str> = shown
+        .lines()
+        .skip(2)
+        .filter(|l| !l.starts_with(' '))
+        .collect();
+    assert_eq!(
+        services,
+        [
+            "UDP  10.4.3.192:5060 wlc persistent 60 mask 0.0.0.0 pe sip ops templates 1 name sip",
+            "TCP  [2001:db8::7]:1194 rr payload_key (offset 12 length 20 unit bits when offset 0 value 19) \
+             on_server_down drop templates 0 name vpn",
+            "TCP  192.0.2.1:2152 rr persistent 360 pe payload field (offset 4 length 4) templates 0 name gtp",
+        ]
+    );
+    let shown = run(&socket.path, "show servers").expect("shows");
+    let counts = |line: usize| {
+        let words = shown.lines().nth(line).expect("a line").split_whitespace();
+        words.rev().nth(1).map(str::to_owned)
+    };
+    assert_eq!(
+        (counts(2), counts(3)),
+        (Some("1".to_owned()), Some("1".to_owned()))
+    );
+}
+
+#[test]
+fn persistence_is_set_and_told_with_how_long_it_lasts() {
+    let plane = plane(1);
+    let mut udp = sip_one_packet();
+    (udp.persistence, udp.one_packet) = (None, false);
+    udp.servers[0].method = Method::Direct;
+    let web = service("web", "192.0.2.80:80", &["10.0.0.1:80"]);
+    let (manager, _) = manager_of(&plane, setup(vec![udp, web]));
+    let socket = ControlSocket::serve(&manager.shared());
+    let lasts = "(at run time only: a restart takes what the file says)\n";
+    for (line, said) in [
+        (
+            "sip persistence timeout 60s",
+            "sip: persistence off -> 1m netmask 255.255.255.255 engine none",
+        ),
+        (
+            "sip persistence netmask 0.0.0.0",
+            "sip: persistence 1m netmask 255.255.255.255 engine none -> 1m netmask 0.0.0.0 engine none",
+        ),
+        (
+            "sip engine payload --offset 8 --length 12 --unit bits",
+            "sip: persistence 1m netmask 0.0.0.0 engine none -> 1m netmask 0.0.0.0 engine payload offset 8 length 12 unit bits",
+        ),
+        (
+            "sip engine sip",
+            "sip: persistence 1m netmask 0.0.0.0 engine payload offset 8 length 12 unit bits -> 1m netmask 0.0.0.0 engine sip",
+        ),
+        ("sip one-packet on", "sip: one_packet false -> true"),
+    ] {
+        let told = run(&socket.path, &format!("set service {line}")).expect("set");
+        assert_eq!(told, format!("{said} {lasts}"), "{line}");
+    }
+    let shown = run(&socket.path, "show services").expect("shows");
+    let line =
+        "UDP  10.4.3.192:5060 wlc persistent 60 mask 0.0.0.0 pe sip ops templates 0 name sip";
+    assert_eq!(shown.lines().nth(2), Some(line));
+    run(&socket.path, "set service sip one-packet off").expect("set");
+    let told = run(&socket.path, "set service sip persistence timeout off").expect("set");
+    assert!(told.ends_with("-> off (as the file says)\n"), "{told}");
+    let refused = failure(&socket.path, "set service web one-packet on");
+    assert!(refused.contains("`one_packet` is for UDP"), "{refused}");
 }
 
 #[test]
@@ -147,6 +321,7 @@ fn every_listing_is_also_json_and_yaml() {
         "services",
         "servers",
         "connections",
+        "templates",
         "neighbours",
         "workers",
         "ports",

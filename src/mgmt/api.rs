@@ -38,6 +38,60 @@ pub struct Rejected {
     pub no_server: u64,
     /// The connection table was full.
     pub table_full: u64,
+    /// The template table, or the service's or the client's share of it, was full.
+    #[serde(default)]
+    pub template_table_full: u64,
+    /// The persistence engine found no key, and the service says drop.
+    #[serde(default)]
+    pub no_key: u64,
+}
+
+/// What keeps a service's clients on their servers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Persistence {
+    /// Seconds after which an idle template ends.
+    pub timeout_s: f64,
+    /// Netmask of IPv4 clients (`255.255.255.0`), prefix length of IPv6 clients (`64`).
+    pub netmask: String,
+    /// Persistence engine; `null` when clients are told by their address alone.
+    pub engine: Option<String>,
+    /// Where the engine finds the key, for those that are told where; `null` for others.
+    pub field: Option<String>,
+    /// What becomes of packets without a key: `fallback` or `drop`.
+    pub on_no_key: String,
+    /// Templates that the service may have, 0 for no limit of its own.
+    pub max_templates: u32,
+    /// Templates that one client may cause, 0 for no limit.
+    pub max_templates_per_client: u32,
+}
+
+/// How a service's templates were used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateUse {
+    /// Servers chosen by a template that was there.
+    pub hits: u64,
+    /// Templates made.
+    pub misses: u64,
+}
+
+/// Packets of a service without a key, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFailures {
+    /// The payload ends before the key does.
+    pub short: u64,
+    /// The message has none.
+    pub missing: u64,
+}
+
+/// Sessions that payload keys tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// Connections ended because their session moved to another 5-tuple.
+    pub rehomed: u64,
+    /// Sessions that moved while their old connection's worker could not be told.
+    pub rehome_lost: u64,
+    /// Sessions served without a template, since there was no room for one.
+    pub untracked: u64,
 }
 
 /// Answer to `GET /v1/services`.
@@ -52,14 +106,32 @@ pub struct Services {
 pub struct Service {
     /// Configured name: metric label and handle.
     pub name: String,
-    /// `tcp`, `udp` or `sctp`.
+    /// `tcp`, `udp` or `sctp`; `mark` for a service of a mark.
     pub protocol: String,
-    /// Virtual address and port.
+    /// `ipv4` or `ipv6`.
+    #[serde(default)]
+    pub family: String,
+    /// Virtual address and port; the mark in decimal for a service of a mark.
     pub address: String,
     /// Scheduler.
     pub scheduler: String,
     /// Scheduler flags.
     pub flags: Vec<String>,
+    /// Persistence; `null` for none.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
+    /// Every UDP datagram is scheduled by itself.
+    #[serde(default)]
+    pub one_packet: bool,
+    /// Where packets carry the key of their session, as text for people; `null` for nowhere.
+    #[serde(default)]
+    pub payload_key: Option<String>,
+    /// `reschedule`, `drop` or `keep` as configured; `null` for the protocol's default.
+    #[serde(default)]
+    pub on_server_down: Option<String>,
+    /// Persistence or one-packet scheduling were set at run time and differ from the file.
+    #[serde(default)]
+    pub overridden: bool,
     /// Packets from clients.
     pub packets_in: u64,
     /// Bytes of IP packets from clients.
@@ -72,11 +144,23 @@ pub struct Service {
     pub connections: u64,
     /// New connections refused.
     pub rejected: Rejected,
+    /// Templates now.
+    #[serde(default)]
+    pub templates: u64,
+    /// How templates were used.
+    #[serde(default)]
+    pub template_use: TemplateUse,
+    /// Packets without a key.
+    #[serde(default)]
+    pub key_failures: KeyFailures,
+    /// Sessions of payload keys.
+    #[serde(default)]
+    pub sessions: Sessions,
     /// Active connections now.
     pub active: u64,
     /// Inactive connections now.
     pub inactive: u64,
-    /// Real servers in the configuration's order, then removed ones that still have connections.
+    /// Real servers in the configuration's order, then removed ones that still have connections or templates.
     pub servers: Vec<Server>,
 }
 
@@ -110,7 +194,7 @@ pub struct Server {
     pub up: bool,
     /// At its upper threshold.
     pub overloaded: bool,
-    /// Removed from the configuration; listed while it has connections.
+    /// Removed from the configuration; listed while it has connections or templates.
     pub removed: bool,
     /// Weight or state were set at run time and differ from the file.
     pub overridden: bool,
@@ -122,6 +206,9 @@ pub struct Server {
     pub active: u32,
     /// Inactive connections now.
     pub inactive: u32,
+    /// Persistence templates now.
+    #[serde(default)]
+    pub persistent: u32,
     /// Packets sent to it.
     pub packets_in: u64,
     /// Bytes of IP packets for it.
@@ -171,6 +258,51 @@ pub struct Connection {
     pub packets_in: u32,
 }
 
+/// Answer to `GET /v1/templates`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Templates {
+    /// In the table's order.
+    pub templates: Vec<Template>,
+    /// There are more than were asked for.
+    pub truncated: bool,
+    /// Where to go on: `?from=` of the next request; `null` at the end.
+    pub next: Option<String>,
+}
+
+/// A persistence template: which client or session belongs to which server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Template {
+    /// `TCP`, `UDP`, …, as listings have it; `IP` for services of a mark.
+    pub protocol: String,
+    /// `NONE`, or `ASSURED` once a connection under its control was established.
+    pub state: String,
+    /// Seconds until it ends if it is not used and controls no connection.
+    pub expires_s: f64,
+    /// The clients' address under the service's netmask, port 0.
+    pub client: String,
+    /// Virtual address and port; for services of a mark the mark written as an address, as listings have it.
+    #[serde(rename = "virtual")]
+    pub virtual_: String,
+    /// The mark; `null` for services of an address.
+    pub mark: Option<u32>,
+    /// Server address and port; port 0 where packets keep theirs.
+    pub destination: String,
+    /// Service's name; `null` when it is no longer configured.
+    pub service: Option<String>,
+    /// Server's name; `null` when it is unknown.
+    pub server: Option<String>,
+    /// What found the key; `null` for templates of a client's address alone.
+    pub engine: Option<String>,
+    /// The key as the engine shows it: printable text or hexadecimal digits, whatever its bytes are.
+    pub data: Option<String>,
+    /// Connections that it controls.
+    pub controlled: u32,
+    /// A connection under its control was established.
+    pub assured: bool,
+    /// `local`, or `sync` for templates of another node.
+    pub origin: String,
+}
+
 /// Answer to `GET /v1/neighbours`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbours {
@@ -198,6 +330,12 @@ pub struct Workers {
     pub workers: Vec<Worker>,
     /// Connections that all workers' tables can hold together.
     pub connections_capacity: u64,
+    /// Persistence templates now; they belong to no worker.
+    #[serde(default)]
+    pub templates: u64,
+    /// Persistence templates that there can be.
+    #[serde(default)]
+    pub templates_capacity: u64,
     /// Generation of the published snapshot.
     pub generation: u64,
 }
@@ -241,6 +379,15 @@ pub struct Worker {
     pub held: u64,
     /// Frames merged into others by reassembly.
     pub merged: u64,
+    /// Fragments that came to be put together.
+    #[serde(default)]
+    pub fragments_received: u64,
+    /// Fragments that wait in it now for others of their datagram; `held` has them too.
+    #[serde(default)]
+    pub fragments_held: u64,
+    /// Datagrams put together.
+    #[serde(default)]
+    pub datagrams_reassembled: u64,
     /// Frames handed to other workers.
     pub handed_out: u64,
     /// Frames taken over from other workers.
@@ -319,7 +466,52 @@ pub struct ServerUpdate {
     pub state: Option<String>,
 }
 
+/// Body of `PATCH /v1/services/{service}`: what is to change; what it does not name stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceUpdate {
+    /// Whether every UDP datagram is scheduled by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_packet: Option<bool>,
+    /// What to change of persistence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<PersistenceUpdate>,
+}
+
+/// What to change of a service's persistence, in the configuration's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistenceUpdate {
+    /// A duration such as `60s`, which also switches persistence on; `off` switches it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Netmask of IPv4 clients, prefix length of IPv6 clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netmask: Option<String>,
+    /// `sip`, `payload` or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// With `engine: payload`, where its field begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u32>,
+    /// With `engine: payload`, the length of its field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u32>,
+    /// With `engine: payload`, what they count: `bytes` or `bits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
 /// Answer to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceUpdated {
+    /// What was done, in a sentence.
+    pub message: String,
+    /// The service as it is now.
+    pub service: Service,
+}
+
+/// Answer to `PUT /v1/servers/{service}/{server}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerUpdated {
     /// What was done, in a sentence.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +15,7 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, patch, post, put};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
@@ -23,17 +24,19 @@ use super::conns::{LIMIT_DEFAULT, LIMIT_MAX, Lister, Position};
 use super::manager::{Manager, ServerEdit, Shared, lock};
 use super::names;
 use super::socket::SocketFile;
+use super::templates;
 use crate::table::ServiceId;
 
 /// Bytes of a request's body at most.
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 12] = [
+const ENDPOINTS: [&str; 14] = [
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",
     "GET /v1/connections?service=NAME&limit=N&from=NEXT",
+    "GET /v1/templates?service=NAME&limit=N&from=NEXT",
     "GET /v1/neighbours",
     "GET /v1/workers",
     "GET /v1/ports",
@@ -41,6 +44,7 @@ const ENDPOINTS: [&str; 12] = [
     "POST /v1/reload",
     "PUT /v1/servers/{service}/{server} {\"weight\": N}",
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
+    "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
     "GET /v1",
 ];
 
@@ -107,6 +111,11 @@ pub fn router(manager: Shared) -> Router {
         .route("/v1/servers", get(servers))
         .route("/v1/servers/{service}/{server}", put(update).post(update))
         .route("/v1/connections", get(connections))
+        .route(
+            "/v1/services/{service}",
+            patch(update_service).put(update_service),
+        )
+        .route("/v1/templates", get(templates))
         .route("/v1/neighbours", get(neighbours))
         .route("/v1/workers", get(workers))
         .route("/v1/ports", get(ports))
@@ -188,18 +197,28 @@ async fn drops(State(app): State<App>) -> Json<api::Drops> {
     Json(app.manager().drops(Instant::now()))
 }
 
+/// What a listing in pages is asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ConnectionsQuery {
+struct PageQuery {
     service: Option<String>,
     limit: Option<usize>,
     from: Option<String>,
 }
 
-async fn connections(
-    State(app): State<App>,
-    query: Result<Query<ConnectionsQuery>, QueryRejection>,
-) -> Result<Json<api::Connections>, Error> {
+/// A page that is asked for.
+struct Page<P> {
+    service: Option<ServiceId>,
+    from: P,
+    limit: usize,
+}
+
+/// Makes sense of a query; without a place in it the listing begins at `start`.
+fn page<P: FromStr<Err = String>>(
+    app: &App,
+    query: Result<Query<PageQuery>, QueryRejection>,
+    start: P,
+) -> Result<Page<P>, Error> {
     let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
     let Query(query) = query.map_err(|e| bad(e.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
@@ -210,18 +229,56 @@ async fn connections(
     }
     let from = match query.from {
         Some(from) => from.parse().map_err(bad)?,
-        None => Position::START,
+        None => start,
     };
     let service = match query.service {
         Some(name) => Some(app.manager().service_id(&name)?),
         None => None,
     };
-    let lister = Arc::clone(&app.lister);
-    lister.connections(service, from, limit).await.map(Json)
+    Ok(Page {
+        service,
+        from,
+        limit,
+    })
+}
+
+async fn connections(
+    State(app): State<App>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<api::Connections>, Error> {
+    let p = page(&app, query, Position::START)?;
+    let listed = app.lister.connections(p.service, p.from, p.limit);
+    listed.await.map(Json)
+}
+
+async fn templates(
+    State(app): State<App>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<api::Templates>, Error> {
+    let p = page(&app, query, templates::Place::START)?;
+    let plane = Arc::clone(app.manager().plane());
+    Ok(Json(
+        templates::page(&plane, p.service, p.from, p.limit).await,
+    ))
 }
 
 async fn reload(State(app): State<App>) -> Result<Json<api::Reloaded>, Error> {
     app.manager().reload(SystemTime::now()).map(Json)
+}
+
+async fn update_service(
+    State(app): State<App>,
+    UrlPath(service): UrlPath<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::ServiceUpdated>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let update: api::ServiceUpdate = serde_json::from_slice(&body).map_err(|e| {
+        bad(format!(
+            "the body must be {{\"one_packet\": true|false}} or {{\"persistence\": {{…}}}}: {e}"
+        ))
+    })?;
+    app.manager().edit_service(&service, &update).map(Json)
 }
 
 async fn update(

@@ -162,6 +162,38 @@ fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
             "unknown field `sevrice`",
         ),
         ("GET", "/v1/connections?from=9", "", 400, "not a `next`"),
+        ("GET", "/v1/templates?from=0.4.0.0", "", 400, "not a `next`"),
+        (
+            "GET",
+            "/v1/templates?service=wob",
+            "",
+            404,
+            "did you mean `web`?",
+        ),
+        ("GET", "/v1/services/web", "", 405, "GET is not for"),
+        ("PATCH", "/v1/services/web", "", 400, "the body must be"),
+        ("PATCH", "/v1/services/web", "{}", 422, "nothing to change"),
+        (
+            "PATCH",
+            "/v1/services/wob",
+            "{}",
+            404,
+            "did you mean `web`?",
+        ),
+        (
+            "PATCH",
+            "/v1/services/web",
+            r#"{"one_packet": true}"#,
+            422,
+            "`one_packet` is for UDP",
+        ),
+        (
+            "PATCH",
+            "/v1/services/web",
+            r#"{"persistence": {"enigne": "sip"}}"#,
+            400,
+            "unknown field `enigne`",
+        ),
     ] {
         let answer = http(&socket.path, method, path, body);
         assert_eq!(answer.0, status, "{method} {path} {body}: {}", answer.1);
@@ -300,4 +332,102 @@ fn a_failed_reload_is_seen_in_the_status() {
     manager.reload(later).expect_err("invalid");
     let reload = manager.status(std::time::Instant::now()).reload;
     assert_eq!((reload.successful, reload.success_at), (false, 1000));
+}
+
+#[test]
+fn a_template_is_what_the_api_says() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, setup(vec![sip_one_packet()]));
+    let key = template_key(0, "0.0.0.0", "10.4.3.192:5060", Some(b"a b"));
+    add_template(&plane, &key, 0, 60);
+    let socket = ControlSocket::serve(&manager.shared());
+    let json: serde_json::Value = get(&socket.path, "/v1/templates?service=sip");
+    let want = serde_json::json!({
+        "templates": [{
+            "protocol": "UDP",
+            "state": "NONE",
+            "expires_s": 60.0,
+            "client": "0.0.0.0:0",
+            "virtual": "10.4.3.192:5060",
+            "mark": null,
+            "destination": "127.0.0.1:5060",
+            "service": "sip",
+            "server": "127.0.0.1:5060",
+            "engine": "sip",
+            "data": "a\\x20b",
+            "controlled": 0,
+            "assured": false,
+            "origin": "local",
+        }],
+        "truncated": false,
+        "next": null,
+    });
+    assert_eq!(json, want);
+    let services: api::Services = get(&socket.path, "/v1/services");
+    let sip = &services.services[0];
+    assert_eq!((sip.templates, sip.servers[0].persistent), (1, 1));
+    let p = sip.persistence.as_ref().expect("persistent");
+    assert_eq!((p.timeout_s, p.netmask.as_str()), (60.0, "0.0.0.0"));
+    let workers: api::Workers = get(&socket.path, "/v1/workers");
+    assert_eq!((workers.templates, workers.templates_capacity), (1, 64));
+}
+
+#[test]
+fn templates_are_listed_once_each_whatever_the_limit() {
+    let plane = plane(1);
+    let mut other = service("other", "192.0.2.80:80", &["10.0.0.1:80"]);
+    other.persistence = sip_one_packet().persistence;
+    let (manager, _) = manager_of(&plane, setup(vec![sip_one_packet(), other]));
+    for i in 0..60u8 {
+        let of = u32::from(i % 3 == 0);
+        let data = [b'a' + i % 26, b'a' + i / 26];
+        let to = ["10.4.3.192:5060", "192.0.2.80:80"][of as usize];
+        add_template(
+            &plane,
+            &template_key(of, "0.0.0.0", to, Some(&data)),
+            of,
+            60,
+        );
+    }
+    let socket = ControlSocket::serve(&manager.shared());
+    let list = |service: &str, limit: usize| {
+        let mut seen = Vec::new();
+        let mut from = String::new();
+        loop {
+            let path = format!("/v1/templates?limit={limit}{service}{from}");
+            let page: api::Templates = get(&socket.path, &path);
+            assert!(page.templates.len() <= limit);
+            assert_eq!(page.truncated, page.next.is_some());
+            seen.extend(page.templates.into_iter().map(|t| t.data));
+            match page.next {
+                Some(next) => from = format!("&from={next}"),
+                None => break,
+            }
+        }
+        let all = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(all, seen.len(), "nothing twice");
+        all
+    };
+    for limit in [1, 7, 20, 60, 10_000] {
+        assert_eq!(list("", limit), 60, "limit {limit}");
+        assert_eq!(list("&service=sip", limit), 40, "limit {limit}");
+        assert_eq!(list("&service=other", limit), 20, "limit {limit}");
+    }
+}
+
+#[test]
+fn persistence_is_changed_over_the_socket_and_workers_see_it() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let body = r#"{"persistence": {"timeout": "5m", "netmask": "24"}}"#;
+    let (status, body) = http(&socket.path, "PATCH", "/v1/services/web", body);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["service"]["persistence"]["netmask"], "255.255.255.0");
+    assert_eq!(body["service"]["overridden"], true);
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    assert_eq!(web.template_timeout, 30_000);
 }

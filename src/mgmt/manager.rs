@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::api::{self, Error, ErrorKind, PortStatus, Reloaded};
 use super::names;
 use super::reload::{self, Fixed};
+use super::sessions;
 use super::totals::Baselines;
 use super::watch::Watch;
 use crate::forward::{
@@ -364,7 +365,7 @@ impl Manager {
 
     /// Loads the file again and publishes it. Nothing changes unless all of it can be taken over.
     ///
-    /// Weights and states that were set at run time stay where the file says the same as before.
+    /// What was set at run time stays where the file says the same as before.
     ///
     /// # Errors
     /// Every problem of the file, or everything in it that needs a restart.
@@ -485,14 +486,39 @@ impl Manager {
             .swap_remove(s)
             .servers
             .swap_remove(d);
-        let lasts = if server.overridden {
-            "at run time only: a restart takes what the file says"
-        } else {
-            "as the file says"
-        };
+        let lasts = lasts(server.overridden);
         Ok(api::ServerUpdated {
             message: format!("{label}: {} ({lasts})", done.join(", ")),
             server,
+        })
+    }
+
+    /// Changes what keeps a service's sessions together at run time, all of `update` at once. Templates that there are
+    /// keep their own timeouts (specification §1.1).
+    ///
+    /// # Errors
+    /// No such service, or it can't be so.
+    pub fn edit_service(
+        &mut self,
+        service: &str,
+        update: &api::ServiceUpdate,
+    ) -> Result<api::ServiceUpdated, Error> {
+        let s = self.find_service(service)?;
+        let mut setup = self.setup.clone();
+        let now = &self.setup.services[s];
+        let file = reload::same_service(&self.file, now);
+        let refused =
+            |why: String| Error::new(ErrorKind::Invalid, format!("service `{service}`: {why}"));
+        let done = sessions::apply(&mut setup.services[s], file, update).map_err(refused)?;
+        if setup != self.setup {
+            self.publish(setup)
+                .map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
+        }
+        let service = self.services().services.swap_remove(s);
+        let lasts = lasts(service.overridden);
+        Ok(api::ServiceUpdated {
+            message: format!("{}: {} ({lasts})", service.name, done.join(", ")),
+            service,
         })
     }
 
@@ -526,6 +552,15 @@ impl Manager {
                 format!("there is no service `{name}`{hint}"),
             )
         })
+    }
+}
+
+/// How long a setting lasts, for messages.
+fn lasts(overridden: bool) -> &'static str {
+    if overridden {
+        "at run time only: a restart takes what the file says"
+    } else {
+        "as the file says"
     }
 }
 

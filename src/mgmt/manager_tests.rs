@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::api::ErrorKind;
+use super::api::{ErrorKind, PersistenceUpdate, ServiceUpdate};
 use super::manager::{Loaded, Manager};
 use super::testkit::*;
 use crate::forward::defs::MarkRule;
 use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Way};
 use crate::net::Mac;
+use crate::persist::{Field, PayloadKey, SessionKey, Unit};
 use crate::table::{AdminState, DestId, ServiceId};
 
 fn at(seconds: u64) -> SystemTime {
@@ -525,4 +526,106 @@ proptest! {
             before = after;
         }
     }
+}
+
+/// What to change of persistence.
+fn persist(timeout: &str) -> ServiceUpdate {
+    ServiceUpdate {
+        persistence: Some(PersistenceUpdate {
+            timeout: Some(timeout.to_owned()),
+            ..PersistenceUpdate::default()
+        }),
+        ..ServiceUpdate::default()
+    }
+}
+
+#[test]
+fn a_reload_keeps_persistence_that_was_set_at_run_time_unless_the_file_changed_there() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, setup(vec![sip_one_packet()]));
+    manager.edit_service("sip", &persist("90s")).expect("set");
+    let mut new = setup(vec![sip_one_packet()]);
+    new.services[0].one_packet = false;
+    write(&file, new.clone());
+    let r = manager.reload(at(2000)).expect("valid");
+    assert_eq!(
+        r.kept,
+        [
+            "sip keeps persistence 90s netmask 0.0.0.0 engine sip that was set at run time \
+             (the file says 1m netmask 0.0.0.0 engine sip)"
+        ]
+    );
+    assert_eq!(r.services.changed[0].what, ["one_packet true -> false"]);
+    let timeout = |m: &Manager| {
+        let service = m.services().services.remove(0);
+        service.persistence.map(|p| p.timeout_s)
+    };
+    assert_eq!(timeout(&manager), Some(90.0));
+    new.services[0].persistence = None;
+    write(&file, new);
+    manager.reload(at(3000)).expect("valid");
+    assert_eq!(timeout(&manager), None, "the file wins where it changed");
+}
+
+#[test]
+fn a_run_time_setting_that_does_not_fit_the_new_file_is_lost_and_told() {
+    let plane = plane(1);
+    let mut udp = sip_one_packet();
+    (udp.persistence, udp.one_packet) = (None, false);
+    let (mut manager, file) = manager_of(&plane, setup(vec![udp.clone()]));
+    manager.edit_service("sip", &persist("90s")).expect("set");
+    udp.payload_key = Some(PayloadKey::Field(SessionKey {
+        field: Field::new(1, 8, Unit::Bytes).expect("a field"),
+        when: None,
+    }));
+    write(&file, setup(vec![udp]));
+    let r = manager.reload(at(2000)).expect("valid");
+    assert!(r.kept[0].starts_with("sip loses persistence 90s"), "{r:?}");
+    assert!(
+        r.kept[0].contains("either `persistence` or a `payload_key`"),
+        "{r:?}"
+    );
+    assert!(manager.setup().services[0].persistence.is_none());
+}
+
+#[test]
+fn persistence_that_was_switched_off_comes_back_as_the_file_has_it() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, setup(vec![sip_one_packet()]));
+    let off = manager.edit_service("sip", &persist("off")).expect("set");
+    assert!(off.service.persistence.is_none() && off.service.overridden);
+    let on = manager.edit_service("sip", &persist("60s")).expect("set");
+    assert!(!on.service.overridden, "{}", on.message);
+    assert_eq!(manager.setup().services[0], sip_one_packet());
+}
+
+#[test]
+fn templates_keep_their_timeouts_when_the_services_is_changed() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, setup(vec![sip_one_packet()]));
+    let key = template_key(0, "0.0.0.0", "10.4.3.192:5060", Some(b"x"));
+    add_template(&plane, &key, 0, 60);
+    manager.edit_service("sip", &persist("5s")).expect("set");
+    let rows = crate::worker::list_templates(&plane.templates, plane.now());
+    assert_eq!((rows[0].timeout, rows[0].remaining), (6000, 6000));
+    let snapshot = plane.snapshot.load_full();
+    let sip = snapshot.service_by_name("sip").expect("there");
+    assert_eq!(sip.template_timeout, 500);
+}
+
+#[test]
+fn a_removed_server_is_listed_while_it_has_templates() {
+    let plane = plane(1);
+    let mut s = sip_one_packet();
+    s.servers.push(server("10.0.0.2:5060"));
+    let (mut manager, file) = manager_of(&plane, setup(vec![s]));
+    let key = template_key(0, "0.0.0.0", "10.4.3.192:5060", Some(b"x"));
+    // The newest server has the first slot.
+    add_template(&plane, &key, 0, 60);
+    write(&file, setup(vec![sip_one_packet()]));
+    manager.reload(at(1)).expect("valid");
+    let servers = manager.services().services.remove(0).servers;
+    let gone = &servers[1];
+    assert_eq!((gone.name.as_str(), gone.persistent), ("10.0.0.2:5060", 1));
+    assert!(gone.removed);
 }

@@ -157,11 +157,40 @@ static FAMILIES: &[Family] = families! {
         "Connections scheduled."
         |s, o| o.per_service(s, |x| x.connections);
     "polder_service_connections_rejected_total" Counter ["service", "reason"] Service
-        "New connections refused: no_server, no real server was available; table_full, the connection table was full."
+        "New connections refused: no_server, no real server was available; table_full, the connection table was full; \
+         template_table_full, the template table or the service's or client's share of it was; no_key, the persistence \
+         engine found no key."
         |s, o| for x in &s.services {
             o.add(&[&x.name, "no_server"], x.rejected.no_server as f64);
             o.add(&[&x.name, "table_full"], x.rejected.table_full as f64);
+            o.add(&[&x.name, "template_table_full"], x.rejected.template_table_full as f64);
+            o.add(&[&x.name, "no_key"], x.rejected.no_key as f64);
         };
+    "polder_service_templates" Gauge ["service"] Service
+        "Persistence templates now."
+        |s, o| o.per_service(s, |x| x.templates);
+    "polder_service_template_hits_total" Counter ["service"] Service
+        "Servers chosen by a template that was there."
+        |s, o| o.per_service(s, |x| x.template_use.hits);
+    "polder_service_template_misses_total" Counter ["service"] Service
+        "Templates made."
+        |s, o| o.per_service(s, |x| x.template_use.misses);
+    "polder_service_payload_key_failures_total" Counter ["service", "reason"] Service
+        "Packets without the key that a persistence engine or payload key looks for: short, the payload ends before \
+         the key does; missing, the message has none."
+        |s, o| for x in &s.services {
+            o.add(&[&x.name, "short"], x.key_failures.short as f64);
+            o.add(&[&x.name, "missing"], x.key_failures.missing as f64);
+        };
+    "polder_service_sessions_rehomed_total" Counter ["service"] Service
+        "Connections ended because their session moved to another 5-tuple."
+        |s, o| o.per_service(s, |x| x.sessions.rehomed);
+    "polder_service_sessions_rehome_lost_total" Counter ["service"] Service
+        "Sessions that moved while their old connection's worker could not be told; that connection ends by timeout."
+        |s, o| o.per_service(s, |x| x.sessions.rehome_lost);
+    "polder_service_sessions_untracked_total" Counter ["service"] Service
+        "Choices for sessions that are served without a template, since there was no room for one."
+        |s, o| o.per_service(s, |x| x.sessions.untracked);
 
     "polder_server_connections_active" Gauge ["service", "server"] Server
         "Active connections now."
@@ -169,6 +198,9 @@ static FAMILIES: &[Family] = families! {
     "polder_server_connections_inactive" Gauge ["service", "server"] Server
         "Inactive connections now."
         |s, o| o.per_server(s, |x| u64::from(x.inactive));
+    "polder_server_templates" Gauge ["service", "server"] Server
+        "Persistence templates of the server now."
+        |s, o| o.per_server(s, |x| u64::from(x.persistent));
     "polder_server_weight" Gauge ["service", "server"] Server
         "Weight that the scheduler uses: 0 when drained, in maintenance or down, else the one that is set."
         |s, o| o.per_server(s, |x| u64::from(x.effective_weight));
@@ -237,6 +269,24 @@ static FAMILIES: &[Family] = families! {
     "polder_connections_expired_total" Counter [] Service
         "Connections that ended by timeout."
         |s, o| o.sum(s, |w| w.expired);
+
+    "polder_templates" Gauge [] Service
+        "Persistence templates now; those that have expired count until the next sweep."
+        |s, o| o.add(&[], s.workers.templates as f64);
+    "polder_templates_capacity" Gauge [] Service
+        "Persistence templates that there can be."
+        |s, o| o.add(&[], s.workers.templates_capacity as f64);
+
+    "polder_fragments_received_total" Counter [] Service
+        "Fragments of packets for virtual services or of their replies that came to be put together; those that were \
+         dropped are in polder_drops_total."
+        |s, o| o.sum(s, |w| w.fragments_received);
+    "polder_fragments_reassembled_datagrams_total" Counter [] Service
+        "Datagrams whose fragments all came."
+        |s, o| o.sum(s, |w| w.datagrams_reassembled);
+    "polder_fragments_held" Gauge [] Service
+        "Fragments that wait now for others of their datagram; polder_packets_held has them too."
+        |s, o| o.sum(s, |w| w.fragments_held);
 
     "polder_worker_up" Gauge ["worker"] Service
         "1 while the worker polls, 0 when it is stuck or has stopped."

@@ -12,8 +12,10 @@ pub mod manager;
 pub mod metrics;
 pub mod names;
 mod reload;
+mod sessions;
 mod socket;
 mod status;
+pub mod templates;
 mod totals;
 mod watch;
 

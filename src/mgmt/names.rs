@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::forward::defs::OnServerDown;
 use crate::forward::{ServiceDef, ServiceKind};
+use crate::net::Af;
+use crate::persist::PayloadKey;
 use crate::table::state::state_name;
 use crate::table::{AdminState, Method};
 
@@ -64,6 +67,38 @@ pub fn method(method: Method) -> &'static str {
         Method::Masq => "masq",
         Method::Tunnel => "tunnel",
         Method::Direct => "direct",
+    }
+}
+
+/// An address family's word.
+#[must_use]
+pub fn family(af: Af) -> &'static str {
+    match af {
+        Af::V4 => "ipv4",
+        Af::V6 => "ipv6",
+    }
+}
+
+/// Where a service's packets carry their session's key, in the configuration's words.
+#[must_use]
+pub fn payload_key(key: &PayloadKey) -> String {
+    let PayloadKey::Field(key) = key else {
+        return "quic".to_owned();
+    };
+    let when = key.when.as_ref().map(|w| {
+        let value: String = w.value.iter().map(|b| format!("{b:02x}")).collect();
+        format!(" when offset {} value {value}", w.offset)
+    });
+    format!("{}{}", key.field, when.unwrap_or_default())
+}
+
+/// What becomes of sessions without a server, in the configuration's words.
+#[must_use]
+pub fn on_server_down(what: OnServerDown) -> &'static str {
+    match what {
+        OnServerDown::Reschedule => "reschedule",
+        OnServerDown::Drop => "drop",
+        OnServerDown::Keep => "keep",
     }
 }
 

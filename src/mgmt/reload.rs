@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::api::{Change, Changes, Reloaded};
-use super::names;
+use super::{names, sessions};
 use crate::forward::{DestDef, PortDef, ServiceDef, Setup};
 
 /// Values of the file that only a restart can change, by their path in it (`dpdk.cores`), as text.
@@ -147,7 +147,7 @@ pub fn same_server<'a>(service: &'a ServiceDef, like: &DestDef) -> Option<&'a De
     service.servers.iter().find(|d| key(d) == key(like))
 }
 
-/// `new` with the run-time weights and states of servers for which the file says the same as it did (`file`).
+/// `new` with the run-time settings of services and servers for which the file says the same as it did (`file`).
 ///
 /// A reload for the sake of one service must not undo a drain in another; where the file itself changed, it wins.
 #[must_use]
@@ -158,6 +158,7 @@ pub fn keep_overrides(file: &Setup, running: &Setup, new: &Setup) -> (Setup, Vec
         let (Some(before), Some(now)) = (same_service(file, s), same_service(running, s)) else {
             continue;
         };
+        kept.extend(sessions::keep(s, before, now));
         for d in &mut s.servers {
             let (Some(before), Some(now)) = (same_server(before, d), same_server(now, d)) else {
                 continue;
@@ -229,6 +230,9 @@ fn service_changed(a: &ServiceDef, b: &ServiceDef, out: &mut Changes) {
     differs(&mut what, "name", &a.name, &b.name);
     differs(&mut what, "scheduler", &a.scheduler, &b.scheduler);
     differs(&mut what, "flags", &a.flags.join(","), &b.flags.join(","));
+    let persistence = |s: &ServiceDef| sessions::describe(s.persistence.as_ref());
+    differs(&mut what, "persistence", &persistence(a), &persistence(b));
+    differs(&mut what, "one_packet", &a.one_packet, &b.one_packet);
     let but_servers = |s: &ServiceDef| ServiceDef {
         servers: Vec::new(),
         ..s.clone()

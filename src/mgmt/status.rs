@@ -11,6 +11,7 @@ use super::api::{self, Server};
 use super::manager::{Manager, ReloadState};
 use super::names;
 use super::reload::same_server;
+use super::sessions;
 use super::watch::Life;
 use crate::forward::{PortId, Service, ServiceDef, ServiceKind};
 use crate::net::DropReason;
@@ -38,7 +39,7 @@ pub struct Status {
 struct Around<'a> {
     /// What the file says of it.
     file: HashMap<ServiceKind, &'a ServiceDef>,
-    /// Servers that were taken out of the configuration and still have connections.
+    /// Servers that were taken out of the configuration and still have connections or templates.
     removed: HashMap<ServiceId, Vec<&'a Dest>>,
 }
 
@@ -63,7 +64,7 @@ impl Manager {
         let file = self.file.services.iter().map(|s| (s.kind, s)).collect();
         let mut removed: HashMap<_, Vec<_>> = HashMap::new();
         for d in self.services.dests.iter().flatten() {
-            if !d.available && d.shared.total() > 0 {
+            if !d.available && (d.shared.total() > 0 || d.shared.persistent() > 0) {
                 removed.entry(d.service).or_default().push(d.as_ref());
             }
         }
@@ -97,13 +98,23 @@ impl Manager {
             .chain(removed)
             .map(|d| self.server(s, file, d))
             .collect();
+        let overridden = file.is_some_and(|f| sessions::differ(f, &s.def));
         let sum = |f: fn(&Server) -> u32| servers.iter().map(|d| u64::from(f(d))).sum();
         api::Service {
             name: s.def.name.clone(),
             protocol,
+            family: names::family(s.af).to_owned(),
             address,
             scheduler: s.def.scheduler.clone(),
             flags: s.def.flags.clone(),
+            persistence: s.def.persistence.as_ref().map(sessions::listed),
+            one_packet: s.def.one_packet,
+            payload_key: s.def.payload_key.as_ref().map(names::payload_key),
+            on_server_down: s
+                .def
+                .on_server_down
+                .map(|w| names::on_server_down(w).to_owned()),
+            overridden,
             packets_in: totals.packets_in,
             bytes_in: totals.bytes_in,
             packets_out: totals.packets_out,
@@ -112,6 +123,22 @@ impl Manager {
             rejected: api::Rejected {
                 no_server: totals.rejected_no_server,
                 table_full: totals.rejected_table_full,
+                template_table_full: totals.rejected_template_table_full,
+                no_key: totals.rejected_no_key,
+            },
+            templates: u64::from(self.plane.templates.in_service(s.id)),
+            template_use: api::TemplateUse {
+                hits: totals.template_hits,
+                misses: totals.template_misses,
+            },
+            key_failures: api::KeyFailures {
+                short: totals.no_key_short,
+                missing: totals.no_key_missing,
+            },
+            sessions: api::Sessions {
+                rehomed: totals.rehomed,
+                rehome_lost: totals.rehome_lost,
+                untracked: totals.sessions_untracked,
             },
             active: sum(|d| d.active),
             inactive: sum(|d| d.inactive),
@@ -148,6 +175,7 @@ impl Manager {
             lower_threshold: d.lower_threshold,
             active: counts.active,
             inactive: counts.inactive(),
+            persistent: d.shared.persistent(),
             packets_in: totals.packets_in,
             bytes_in: totals.bytes_in,
             packets_out: totals.packets_out,
@@ -199,6 +227,9 @@ impl Manager {
                 dropped: drops.iter().sum(),
                 held: c.held.get(),
                 merged: c.merged.get(),
+                fragments_received: c.fragments_received.get(),
+                fragments_held: c.fragments_held.get(),
+                datagrams_reassembled: c.datagrams_reassembled.get(),
                 handed_out: c.handed_out.get(),
                 handed_in: c.handed_in.get(),
             });
@@ -207,6 +238,8 @@ impl Manager {
         let workers = api::Workers {
             workers,
             connections_capacity: self.plane.connections_capacity,
+            templates: self.plane.templates.len() as u64,
+            templates_capacity: self.plane.templates.capacity() as u64,
             generation: self.generation,
         };
         let drop = |(reason, packets): (&DropReason, u64)| api::Drop {

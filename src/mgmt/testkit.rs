@@ -12,9 +12,14 @@ use arc_swap::ArcSwap;
 
 use super::api::PortStatus;
 use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
+use crate::forward::defs::{Grouping, OnNoKey, Persistence, address_bytes};
 use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
-use crate::net::{Af, HashKey, Mac};
-use crate::table::{AdminState, DestId, Method, ServiceId, Templates};
+use crate::net::{Af, HashKey, Mac, Tick, V4, V6};
+use crate::persist::Engine;
+use crate::table::{
+    AdminState, DestId, Method, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef,
+    Templates,
+};
 use crate::worker::{Command, ConnRow, Plane, WorkerShared};
 
 /// Slots for services and servers in [`plane`].
@@ -178,6 +183,76 @@ pub fn conn(client_port: u16) -> ConnRow {
         template: crate::table::NONE,
         expires: 89_725,
         in_pkts: 3,
+    }
+}
+
+/// The service of the seed example: SIP, one-packet, kept by Call-ID for 60 s whoever sends.
+pub fn sip_one_packet() -> ServiceDef {
+    let mut s = service("sip", "10.4.3.192:5060", &["127.0.0.1:5060"]);
+    s.kind = ServiceKind::Address {
+        proto: 17,
+        addr: ip("10.4.3.192"),
+        port: 5060,
+    };
+    s.scheduler = "wlc".to_owned();
+    s.one_packet = true;
+    s.persistence = Some(persistence(60, Grouping::Mask4(0), Some(Engine::Sip)));
+    s
+}
+
+/// Persistence without limits.
+pub fn persistence(seconds: u64, grouping: Grouping, engine: Option<Engine>) -> Persistence {
+    Persistence {
+        timeout: Duration::from_secs(seconds),
+        grouping,
+        engine,
+        on_no_key: OnNoKey::Fallback,
+        max_templates: 0,
+        max_per_client: 0,
+    }
+}
+
+/// A key of a template of service slot `service`, for a UDP client of `to`.
+pub fn template_key<'a>(
+    service: u32,
+    client: &str,
+    to: &str,
+    data: Option<&'a [u8]>,
+) -> TemplateKey<'a> {
+    let to: SocketAddr = to.parse().expect("an address with a port");
+    let bytes = |addr| match addr {
+        IpAddr::V4(a) => address_bytes::<V4>(a.into()),
+        IpAddr::V6(a) => address_bytes::<V6>(a.into()),
+    };
+    TemplateKey {
+        service: ServiceId(service),
+        af: Af::of(to.ip()),
+        proto: 17,
+        client: bytes(ip(client)),
+        vaddr: bytes(to.ip()),
+        vport: to.port(),
+        data,
+    }
+}
+
+/// Makes a template of server slot `dest` that lives for `seconds`.
+pub fn add_template(plane: &Plane, key: &TemplateKey<'_>, dest: u32, seconds: u32) -> TemplateRef {
+    let new = NewTemplate {
+        dest: DestId(dest),
+        timeout: seconds * Tick::PER_SECOND,
+        origin: Origin::Local,
+        source: [0; 16],
+        service_limit: 0,
+        client_limit: 0,
+    };
+    let templates = &plane.templates;
+    let placed = templates.insert(key, templates.hash(key), &new, plane.now());
+    if let Some(dest) = plane.snapshot.load().dest(DestId(dest)) {
+        dest.shared.bind_template();
+    }
+    match placed.expect("there is room") {
+        Placed::New(at) => at,
+        Placed::Existing(..) => panic!("there is one of this key"),
     }
 }
 

@@ -47,6 +47,18 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
+impl fmt::Display for Field {
+    /// In the configuration's words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, length, unit) = self.place();
+        write!(f, "offset {offset} length {length}")?;
+        match unit {
+            Unit::Bytes => Ok(()),
+            Unit::Bits => f.write_str(" unit bits"),
+        }
+    }
+}
+
 /// A field of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -87,6 +99,17 @@ impl Field {
             lead: u8::try_from(from % 8).unwrap_or(0),
             tail: u8::try_from((8 - to % 8) % 8).unwrap_or(0),
         })
+    }
+
+    /// Where it begins and how long it is, and what these count.
+    #[must_use]
+    pub fn place(&self) -> (u32, u32, Unit) {
+        let (lead, tail) = (u32::from(self.lead), u32::from(self.tail));
+        if (lead, tail) == (0, 0) {
+            return (self.first, self.end - self.first, Unit::Bytes);
+        }
+        let from = self.first * 8 + lead;
+        (from, self.end * 8 - tail - from, Unit::Bits)
     }
 
     /// Bytes that a payload must have for the field to be in it.
@@ -187,6 +210,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_field_tells_where_it_is() {
+        for (field, text) in [
+            (Field::new(1, 8, Unit::Bytes), "offset 1 length 8"),
+            (Field::new(8, 64, Unit::Bits), "offset 1 length 8"),
+            (
+                Field::new(12, 20, Unit::Bits),
+                "offset 12 length 20 unit bits",
+            ),
+            (Field::new(3, 5, Unit::Bits), "offset 3 length 5 unit bits"),
+        ] {
+            assert_eq!(field.expect("a field").to_string(), text);
+        }
+    }
 
     fn of(field: Field, payload: &[u8]) -> Result<Vec<u8>, NoKey> {
         let mut scratch = Scratch::new();

@@ -116,6 +116,12 @@ pub struct WorkerCounters {
     pub handed_in: Counter,
     /// Frames merged into another by reassembly; they leave as part of that one.
     pub merged: Counter,
+    /// Fragments that came to be put together.
+    pub fragments_received: Counter,
+    /// Datagrams whose fragments are all here.
+    pub datagrams_reassembled: Counter,
+    /// Fragments that wait in this worker now for others of their datagram (a gauge); `held` has them too.
+    pub fragments_held: Counter,
     /// Drops by reason.
     pub drops: [Counter; DropReason::COUNT],
     /// Connections in the worker's tables now (a gauge).
@@ -150,6 +156,9 @@ impl WorkerCounters {
             handed_out: zero(),
             handed_in: zero(),
             merged: zero(),
+            fragments_received: zero(),
+            datagrams_reassembled: zero(),
+            fragments_held: zero(),
             drops: std::array::from_fn(|_| zero()),
             connections: zero(),
             evicted: zero(),

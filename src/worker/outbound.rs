@@ -177,8 +177,10 @@ impl<I: PacketIo> Outbound<I> {
     }
 
     fn count_held(&self) {
-        let all = self.held + self.fragments.held() as u64;
-        self.shared.counters.held.set(all);
+        let fragments = self.fragments.held() as u64;
+        let counters = &self.shared.counters;
+        counters.fragments_held.set(fragments);
+        counters.held.set(self.held + fragments);
     }
 
     /// Sends what waited for a neighbour that is known now, drops what waited too long.
@@ -385,9 +387,11 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         let Some(info) = info else {
             return counters.drop(DropReason::Internal);
         };
+        counters.fragments_received.inc();
         let lose = |lost: Lost<I::Buf>| counters.drop(lost.reason);
         let added = self.fragments.add(self.now, ingress, &info, buf, lose);
         if let Added::Complete(datagram) = added {
+            counters.datagrams_reassembled.inc();
             self.whole.push_back(Whole::Here(datagram));
         }
         self.count_held();
