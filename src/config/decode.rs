@@ -211,10 +211,11 @@ impl<'a> At<'a, '_, '_> {
                 self.to(item).refuse(&message);
             }
         }
-        let Kind::Scalar(text, true) = &self.tree.node(self.id).kind else {
+        let Kind::Scalar(text, plain) = &self.tree.node(self.id).kind else {
             return Ok(());
         };
-        if range.admits(text) {
+        // A number in quotes is refused for the quotes.
+        if range.admits(text) || (!plain && matches!(range, Range::Int(..))) {
             return Ok(());
         }
         Err(Failure(Some(format!(
@@ -273,6 +274,11 @@ impl<'a> At<'a, '_, '_> {
         } else {
             suggest_key(key, fields)
         };
+        // What the key that was meant has is not known.
+        state
+            .doubts
+            .missing
+            .extend(meant.map(|known| (self.id, known)));
         let message = if LATER.contains(&(name, key)) {
             format!("this release of Polder does not have `{key}` yet; remove it")
         } else if let Some(known) = meant {
@@ -384,10 +390,9 @@ impl<'de> Deserializer<'de> for At<'_, '_, '_> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         if self.tree.node(self.id).is_null() {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
+            return Err(self.mismatch("a value"));
         }
+        visitor.visit_some(self)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -437,10 +442,17 @@ impl<'de> Deserializer<'de> for At<'_, '_, '_> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         let Kind::Map(children) = &self.tree.node(self.id).kind else {
-            return Err(self.mismatch(&format!(
+            let mut refused = self.mismatch(&format!(
                 "a map with keys such as `{}`",
                 fields.first().unwrap_or(&"")
-            )));
+            ));
+            let all_defaults = schema::shape(name).is_some_and(|shape| shape.required.is_empty());
+            if let (Ok(("true", true)), true, Some(why)) =
+                (self.scalar(""), all_defaults, &mut refused.0)
+            {
+                why.push_str("; did you mean `{}`?");
+            }
+            return Err(refused);
         };
         let unknown = |c: &NodeId| {
             self.tree
@@ -603,6 +615,10 @@ impl<'de> Deserializer<'de> for StandIn {
         visitor.visit_bool(false)
     }
 
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        visitor.visit_u8(1)
+    }
+
     fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         visitor.visit_u16(1)
     }
@@ -635,7 +651,7 @@ impl<'de> Deserializer<'de> for StandIn {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u64 u128 f32 f64 char str bytes byte_buf option unit unit_struct newtype_struct
+        i8 i16 i32 i64 i128 u64 u128 f32 f64 char str bytes byte_buf option unit unit_struct newtype_struct
         tuple tuple_struct map struct identifier ignored_any
     }
 }

@@ -8,9 +8,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::lower::{Lowered, lower};
-use super::model::Config;
+use super::model::{Config, EngineName, IpFamily, KeyType, Persistence};
 use super::problem::{Place, Problem, Report, Severity};
 use super::tree::{self, MAX_BYTES};
+use super::values::Netmask;
 use super::{decode, rules};
 
 /// A valid configuration.
@@ -84,7 +85,7 @@ pub(super) fn load_bytes_for(
     let failed = report.errors() > 0;
     match config {
         Some(config) if !failed => {
-            let lowered = lower(&config).expect("the rules have checked every reference to a port");
+            let lowered = lower(&config).expect("the rules have checked all that can fail");
             Ok(Loaded {
                 config,
                 lowered,
@@ -120,12 +121,38 @@ fn config(text: &str, cpus: Option<&BTreeSet<u16>>, report: &mut Report<'_>) -> 
 fn fill(config: &mut Config) {
     for service in config.services.iter_mut() {
         if service.name.is_none() {
-            service.name = Some(service.default_name());
+            service.name = service.default_name();
         }
-        let port = service.port;
+        if service.mark.is_some() {
+            service.family.get_or_insert_default();
+        }
+        let port = service.mark.map_or(service.port, |_| Some(0));
         for server in service.servers.iter_mut() {
-            server.port.get_or_insert(port);
+            server.port = server.port.or(port);
         }
+        let family = service.ip_family();
+        if let Some(persistence) = service.persistence.as_mut() {
+            fill_persistence(persistence, family);
+        }
+        if let Some(key) = service.payload_key.as_mut()
+            && key.kind == KeyType::Field
+        {
+            key.unit.get_or_insert_default();
+        }
+    }
+}
+
+fn fill_persistence(persistence: &mut Persistence, family: Option<IpFamily>) {
+    if persistence.engine == Some(EngineName::Payload) {
+        persistence.unit.get_or_insert_default();
+    }
+    let Some(family) = family else { return };
+    let netmask = persistence.netmask.get_or_insert(Netmask::each(family));
+    // One way to write a netmask, so that equal configurations are.
+    if let (Netmask::Length(len), IpFamily::Ipv4) = (*netmask, family)
+        && len <= 32
+    {
+        *netmask = Netmask::Dotted(len);
     }
 }
 

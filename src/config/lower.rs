@@ -9,11 +9,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::model::{
-    Config, Detail, Forwarding, Idle, Port, Protocol, Server, Service, State, Timeouts,
+    self, Config, Detail, EngineName, Forwarding, Idle, IpFamily, KeyType, Port, Protocol, Server,
+    Service, State, Timeouts, Unit,
 };
-use super::values::{Cidr, Size};
-use crate::forward::defs::{self, Prefix, ServiceKind};
+use super::values::{Cidr, HexBytes, Netmask, PortRange, Size};
+use crate::forward::defs::{
+    self, Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind,
+};
 use crate::forward::{DestDef, NeighbourDef, PortDef, PortId, RouteDef, ServiceDef, Setup};
+use crate::net::Af;
+use crate::persist::{
+    self, Engine, Field, FieldError, PayloadKey, QuicConfig, QuicLb, SessionKey, When,
+};
 use crate::table::{AdminState, Method};
 
 /// A configuration ready for use.
@@ -53,7 +60,7 @@ pub struct Dpdk {
 pub struct Limits {
     /// Connections of all workers together.
     pub connections: usize,
-    /// Persistence templates.
+    /// Templates of all services together.
     pub templates: usize,
     /// Virtual services.
     pub services: usize,
@@ -84,6 +91,18 @@ pub enum LowerError {
     UnknownPort(String),
     /// There are more ports than a [`PortId`] can number.
     TooManyPorts,
+    /// A service has neither a mark nor all of protocol, address and port.
+    Incomplete,
+    /// The field of a session's key can't be one.
+    Field(FieldError),
+    /// Something else of a service, a sentence.
+    Service(String),
+}
+
+impl From<FieldError> for LowerError {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
+    }
 }
 
 impl fmt::Display for LowerError {
@@ -91,6 +110,11 @@ impl fmt::Display for LowerError {
         match self {
             Self::UnknownPort(name) => write!(f, "there is no port `{name}`"),
             Self::TooManyPorts => f.write_str("there are more than 65,536 ports"),
+            Self::Incomplete => {
+                f.write_str("a service needs `protocol`, `address` and `port`, or `mark`")
+            }
+            Self::Field(error) => error.fmt(f),
+            Self::Service(why) => f.write_str(why),
         }
     }
 }
@@ -122,7 +146,7 @@ pub fn lower(config: &Config) -> Result<Lowered, LowerError> {
         },
         limits: Limits {
             connections: count(config.limits.connections),
-            templates: 256 << 10,
+            templates: count(config.limits.templates),
             services: count(config.limits.services),
             servers: count(config.limits.servers),
         },
@@ -172,14 +196,30 @@ fn setup(config: &Config) -> Result<Setup, LowerError> {
             port: port_id(&r.port)?,
         })
     });
+    let marks = config.marks.iter().map(|m| {
+        let ports = |range: PortRange| (range.0, range.1);
+        Ok(MarkRule {
+            mark: m.mark,
+            from: m.from.map(|from| from.0),
+            to: m.to.map(|to| to.0),
+            proto: m.protocol.map(Protocol::number),
+            source_ports: m.source_port.map(ports),
+            ports: m.port.map(ports),
+            input: m.input.as_deref().map(port_id).transpose()?,
+        })
+    });
     Ok(Setup {
         ports: config.ports.iter().map(|p| port(p)).collect(),
-        routes: routes.collect::<Result<_, _>>()?,
-        neighbours: neighbours.collect::<Result<_, _>>()?,
-        services: config.services.iter().map(|s| service(s)).collect(),
+        routes: routes.collect::<Result<_, LowerError>>()?,
+        neighbours: neighbours.collect::<Result<_, LowerError>>()?,
+        services: config
+            .services
+            .iter()
+            .map(|s| service(s))
+            .collect::<Result<_, _>>()?,
         timeouts: timeouts(&config.timeouts),
-        marks: Vec::new(),
-        expire_quiescent_template: false,
+        marks: marks.collect::<Result<_, LowerError>>()?,
+        expire_quiescent_template: config.ipvs.expire_quiescent_template,
     })
 }
 
@@ -196,18 +236,25 @@ fn port(port: &Port) -> PortDef {
 }
 
 /// Makes a service's definition, also from one that was given at run time and has no name.
-#[must_use]
-pub fn service(service: &Service) -> ServiceDef {
-    let kind = ServiceKind::Address {
-        proto: service.protocol.number(),
-        addr: service.address.0,
-        port: service.port,
+///
+/// # Errors
+/// When the service was not checked: see [`LowerError`].
+pub fn service(service: &Service) -> Result<ServiceDef, LowerError> {
+    let kind = service.kind().ok_or(LowerError::Incomplete)?;
+    let family = service.ip_family().ok_or(LowerError::Incomplete)?;
+    let persistence = service.persistence.as_ref();
+    let hash_key = |key: &HexBytes| match <[u8; 8]>::try_from(key.0.as_slice()) {
+        Ok(key) => Ok(u64::from_be_bytes(key)),
+        Err(_) => Err(LowerError::Service(
+            "`hash_key` has 16 hexadecimal digits".to_owned(),
+        )),
     };
-    ServiceDef {
+    Ok(ServiceDef {
         name: service
             .name
             .clone()
-            .unwrap_or_else(|| service.default_name()),
+            .or_else(|| service.default_name())
+            .ok_or(LowerError::Incomplete)?,
         kind,
         scheduler: service.scheduler.clone(),
         flags: service
@@ -215,17 +262,100 @@ pub fn service(service: &Service) -> ServiceDef {
             .iter()
             .map(|flag| (**flag).clone())
             .collect(),
-        one_packet: false,
-        persistence: None,
-        payload_key: None,
-        hash_key: None,
-        on_server_down: None,
+        one_packet: service.one_packet,
+        persistence: persistence.map(|p| persist(p, family)).transpose()?,
+        payload_key: service.payload_key.as_ref().map(payload_key).transpose()?,
+        hash_key: service.hash_key.as_ref().map(hash_key).transpose()?,
+        on_server_down: service.on_server_down.map(|what| match what {
+            model::OnServerDown::Reschedule => OnServerDown::Reschedule,
+            model::OnServerDown::Drop => OnServerDown::Drop,
+            model::OnServerDown::Keep => OnServerDown::Keep,
+        }),
         servers: service
             .servers
             .iter()
-            .map(|s| server(s, service.port))
+            .map(|s| server(s, service.port.unwrap_or(0)))
             .collect(),
+    })
+}
+
+fn persist(p: &model::Persistence, family: IpFamily) -> Result<Persistence, LowerError> {
+    let netmask = p.netmask.unwrap_or(Netmask::each(family));
+    let limit = |size: Size| u32::try_from(size.0).unwrap_or(u32::MAX);
+    Ok(Persistence {
+        timeout: p.timeout.0,
+        grouping: grouping(netmask, family).ok_or_else(|| {
+            LowerError::Service(format!("{netmask} is no netmask of the service's family"))
+        })?,
+        engine: match p.engine {
+            None => None,
+            Some(EngineName::Sip) => Some(Engine::Sip),
+            Some(EngineName::Payload) => Some(Engine::Payload(field(p.offset, p.length, p.unit)?)),
+        },
+        on_no_key: match p.on_no_key {
+            model::OnNoKey::Fallback => OnNoKey::Fallback,
+            model::OnNoKey::Drop => OnNoKey::Drop,
+        },
+        max_templates: limit(p.max_templates),
+        max_per_client: limit(p.max_templates_per_client),
+    })
+}
+
+/// What a netmask means for a family; `None` where it means nothing.
+fn grouping(netmask: Netmask, family: IpFamily) -> Option<Grouping> {
+    match (netmask, family) {
+        (Netmask::Dotted(len) | Netmask::Length(len), IpFamily::Ipv4) if len <= 32 => {
+            let zeros = 32 - u32::from(len);
+            Some(Grouping::Mask4(u32::MAX.checked_shl(zeros).unwrap_or(0)))
+        }
+        (Netmask::Length(len), IpFamily::Ipv6) => Some(Grouping::Prefix6(len)),
+        _ => None,
     }
+}
+
+/// The field of a key. One without a length is an empty one.
+pub(super) fn field(
+    offset: Option<u32>,
+    length: Option<u32>,
+    unit: Option<Unit>,
+) -> Result<Field, FieldError> {
+    let unit = match unit.unwrap_or_default() {
+        Unit::Bytes => persist::Unit::Bytes,
+        Unit::Bits => persist::Unit::Bits,
+    };
+    Field::new(offset.unwrap_or(0), length.unwrap_or(0), unit)
+}
+
+fn payload_key(key: &model::PayloadKey) -> Result<PayloadKey, LowerError> {
+    match key.kind {
+        KeyType::Field => Ok(PayloadKey::Field(SessionKey {
+            field: field(key.offset, key.length, key.unit)?,
+            when: key.when.as_ref().map(|when| When {
+                offset: when.offset,
+                value: when.value.0.clone(),
+            }),
+        })),
+        KeyType::Quic => {
+            let configs: Option<Vec<_>> = key.configs.iter().map(|c| quic_config(c)).collect();
+            let configs = configs.ok_or_else(|| {
+                LowerError::Service("the key of a QUIC-LB configuration has 16 bytes".to_owned())
+            })?;
+            let quic = QuicLb::new(&configs).map_err(LowerError::Service)?;
+            Ok(PayloadKey::Quic(quic))
+        }
+    }
+}
+
+/// A QUIC-LB configuration; `None` where its key has a length that no AES-128 key has.
+pub(super) fn quic_config(config: &model::QuicConfig) -> Option<QuicConfig> {
+    let key = config.key.as_ref().map(|key| key.0.as_slice().try_into());
+    Some(QuicConfig {
+        codepoint: config.codepoint,
+        length_encoded: config.length_encoded,
+        server_id_len: config.server_id_length,
+        nonce_len: config.nonce_length,
+        key: key.transpose().ok()?,
+    })
 }
 
 /// Makes a server's definition; `service_port` is the port of one that has none of its own.
@@ -248,7 +378,10 @@ pub fn server(server: &Server, service_port: u16) -> DestDef {
             State::Drain => AdminState::Drain,
             State::Maint => AdminState::Maint,
         },
-        quic_server_id: Vec::new(),
+        quic_server_id: server
+            .quic_server_id
+            .as_ref()
+            .map_or(Vec::new(), |id| id.0.clone()),
     }
 }
 
@@ -263,15 +396,65 @@ impl Protocol {
     }
 }
 
+impl Netmask {
+    /// That by which each client is by itself.
+    pub(super) fn each(family: IpFamily) -> Self {
+        match family {
+            IpFamily::Ipv4 => Self::Dotted(32),
+            IpFamily::Ipv6 => Self::Length(128),
+        }
+    }
+}
+
 impl Service {
-    /// The name of a service that has none of its own.
+    /// What the service is recognised by; `None` if that is not all given.
     #[must_use]
-    pub fn default_name(&self) -> String {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        format!("{protocol}-{}-{}", self.address, self.port)
+    pub fn kind(&self) -> Option<ServiceKind> {
+        if let Some(mark) = self.mark {
+            let af = match self.family.unwrap_or_default() {
+                IpFamily::Ipv4 => Af::V4,
+                IpFamily::Ipv6 => Af::V6,
+            };
+            return Some(ServiceKind::Mark { af, mark });
+        }
+        Some(ServiceKind::Address {
+            proto: self.protocol?.number(),
+            addr: self.address?.0,
+            port: self.port?,
+        })
+    }
+
+    /// The address family, where it is known.
+    #[must_use]
+    pub fn ip_family(&self) -> Option<IpFamily> {
+        match (self.mark, self.address) {
+            (Some(_), _) => Some(self.family.unwrap_or_default()),
+            (None, Some(address)) if address.0.is_ipv4() => Some(IpFamily::Ipv4),
+            (None, Some(_)) => Some(IpFamily::Ipv6),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether the service has more than one port: that of a mark, and that of port 0.
+    #[must_use]
+    pub fn has_every_port(&self) -> bool {
+        self.mark.is_some() || self.port == Some(0)
+    }
+
+    /// The name of a service that has none of its own, if it is known what it is recognised by.
+    #[must_use]
+    pub fn default_name(&self) -> Option<String> {
+        Some(match self.kind()? {
+            ServiceKind::Mark { af: Af::V4, mark } => format!("mark-{mark}"),
+            ServiceKind::Mark { af: Af::V6, mark } => format!("mark-{mark}-ipv6"),
+            ServiceKind::Address { addr, port, .. } => {
+                let protocol = match self.protocol? {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                };
+                format!("{protocol}-{addr}-{port}")
+            }
+        })
     }
 }
 

@@ -5,11 +5,13 @@
 //! and range. Not the running system's types: [`super::lower`] makes those. To add a key, add the field, take the key
 //! out of `LATER` if it is there, and check in `rules.rs` what its type can't.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::located::List;
-use super::values::{Address, Cidr, Endpoint, MacAddr, Period, Size};
+use super::values::{Address, Cidr, Endpoint, HexBytes, MacAddr, Netmask, Period, PortRange, Size};
 
 /// A configuration of Polder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +22,8 @@ pub struct Config {
     pub dpdk: Dpdk,
     /// Capacities, allocated at start.
     pub limits: Limits,
+    /// Switches by the names that LVS has for them (`net.ipv4.vs` of sysctl).
+    pub ipvs: Ipvs,
     /// The network ports, 1 to 64 of them; their order is the order of the listings.
     #[schemars(length(min = 1, max = 64))]
     pub ports: List<Port>,
@@ -27,6 +31,8 @@ pub struct Config {
     pub neighbours: List<Neighbour>,
     /// Routes beside the ports' own subnets and those of the kernel; default none.
     pub routes: List<Route>,
+    /// Rules that give packets a mark, by which services can be recognised; the first that fits wins; default none.
+    pub marks: List<MarkRule>,
     /// The virtual services, in the order in which `ipvsadm -A` would add them.
     pub services: List<Service>,
     /// How long a connection may be idle, by its state.
@@ -89,6 +95,9 @@ pub struct Limits {
     /// Connections of all workers together; default 1M, 1 to 256M.
     #[schemars(extend("x-range" = "1 to 256M"))]
     pub connections: Size,
+    /// Templates of all services together, one for each client, call or session that persistence keeps; default 256k, 1 to 256M. Each takes about 200 bytes, 50 MB in all by default.
+    #[schemars(extend("x-range" = "1 to 256M"))]
+    pub templates: Size,
     /// Virtual services, those added at run time included; default 16k, 1 to 64k.
     #[schemars(extend("x-range" = "1 to 64k"))]
     pub services: Size,
@@ -101,10 +110,19 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: Size(1 << 20),
+            templates: Size(256 << 10),
             services: Size(16 << 10),
             servers: Size(64 << 10),
         }
     }
+}
+
+/// Switches by the names that LVS has for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ipvs {
+    /// Whether the clients of a server with weight 0 go to another one with their next connection, instead of staying until persistence ends; default false.
+    pub expire_quiescent_template: bool,
 }
 
 /// A network port.
@@ -169,30 +187,83 @@ pub struct Route {
     pub port: String,
 }
 
-/// A virtual service.
+/// A rule that gives packets a mark. It has at least one condition; what it does not name may be anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MarkRule {
+    /// The mark, 1 to 4294967295.
+    #[schemars(range(min = 1, max = 4_294_967_295_i64))]
+    pub mark: u32,
+    /// Where packets come from, such as 10.0.0.0/8; default anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Cidr>,
+    /// Where packets go to, such as 192.0.2.0/24 or 192.0.2.80/32; default anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Cidr>,
+    /// Protocol; default any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Source port, or ports such as 1-1023, both ends included; default any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<PortRange>,
+    /// Destination port, or ports such as 80-90, both ends included; default any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<PortRange>,
+    /// Name of the port of Polder that packets come in by; default any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+}
+
+/// A virtual service: of a protocol, address and port, or of a mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
-    /// Name in metrics, listings and commands, 1 to 64 characters; default PROTOCOL-ADDRESS-PORT.
+    /// Name in metrics, listings and commands, 1 to 64 characters; default PROTOCOL-ADDRESS-PORT or mark-MARK (mark-MARK-ipv6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 64),
         regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
     )]
     pub name: Option<String>,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Virtual address (VIP).
-    pub address: Address,
-    /// Virtual port, 1 to 65535.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-    /// Scheduler, by the names of LVS, and hprio: rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos, hprio; default wlc.
+    /// Protocol; required where there is no `mark`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Virtual address (VIP); required where there is no `mark`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// Virtual port, 1 to 65535, or 0 for every port that has no service of its own, with `persistence`; required where there is no `mark`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub port: Option<u16>,
+    /// Mark of the packets that are the service's, in place of protocol, address and port, 1 to 4294967295; the rules of `marks` give it to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_294_967_295_i64))]
+    pub mark: Option<u32>,
+    /// Address family of a service of a mark; default ipv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<IpFamily>,
+    /// Scheduler, by the names of LVS, and hprio and offh: rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos, hprio, offh; default wlc. `offh` hashes the field of a `payload_key`.
     #[serde(default = "default_scheduler")]
     pub scheduler: String,
     /// Flags of the scheduler, by the names of LVS; default none. `sh`: fallback, port, kernel_tables; `mh`: fallback, port, table=SLOTS.
     #[serde(default)]
     pub scheduler_flags: List<String>,
+    /// Whether every UDP datagram is given to a server by itself and no connection is remembered; default false.
+    #[serde(default)]
+    pub one_packet: bool,
+    /// Keeps each client, call or session on its server; `{}` is the defaults of LVS; default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
+    /// Where UDP packets carry the key of their session, by which they are recognised when the client's address changes; default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_key: Option<PayloadKey>,
+    /// Secret of the hash of `offh`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[0-9a-fA-F]{16}$"))]
+    pub hash_key: Option<HexBytes>,
+    /// What becomes of connections and sessions whose server is down, removed or in maintenance; default reschedule, but drop for established TCP connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_server_down: Option<OnServerDown>,
     /// The real servers, in the order in which `ipvsadm -a` would add them; default none.
     #[serde(default)]
     pub servers: List<Server>,
@@ -212,6 +283,181 @@ pub enum Protocol {
     Udp,
 }
 
+/// An address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4.
+    #[default]
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// How long, and by what, clients are kept on their server. All keys have defaults, so `persistence: {}` is enough.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Persistence {
+    /// How long a client, call or session may be idle before it is forgotten; default 6m, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub timeout: Period,
+    /// Which clients belong together: an IPv4 netmask or prefix length, or an IPv6 prefix length; default 255.255.255.255 or 128, each client by itself. With an engine, 0.0.0.0 (IPv6: 0) recognises a session from whatever address it comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netmask: Option<Netmask>,
+    /// Persistence engine, which recognises a session by the UDP payload; default none, by the client's address alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineName>,
+    /// With `engine: payload`: where the field begins in the UDP payload, from 0, in `unit`s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u32>,
+    /// With `engine: payload`: length of the field in `unit`s, up to 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<u32>,
+    /// With `engine: payload`: what offset and length count; default bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    /// With an engine: what becomes of a packet in which it finds no key; default fallback.
+    pub on_no_key: OnNoKey,
+    /// Templates that the service may have; default 0 (as many as `limits.templates` allows), 0 to 256M.
+    #[schemars(extend("x-range" = "0 to 256M"))]
+    pub max_templates: Size,
+    /// Templates that one client address may have made; default 0 (no limit), 0 to 256M.
+    #[schemars(extend("x-range" = "0 to 256M"))]
+    pub max_templates_per_client: Size,
+}
+
+impl Default for Persistence {
+    fn default() -> Self {
+        Self {
+            timeout: Period(Duration::from_secs(360)),
+            netmask: None,
+            engine: None,
+            offset: None,
+            length: None,
+            unit: None,
+            on_no_key: OnNoKey::default(),
+            max_templates: Size(0),
+            max_templates_per_client: Size(0),
+        }
+    }
+}
+
+/// A persistence engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// By the Call-ID of SIP messages.
+    Sip,
+    /// By a field of the payload, given by `offset` and `length`.
+    Payload,
+}
+
+/// What offset and length of a field count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Bytes.
+    #[default]
+    Bytes,
+    /// Bits; bit 0 is the highest one of the first byte.
+    Bits,
+}
+
+/// What becomes of a packet in which the engine finds no key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNoKey {
+    /// It stays with the others of its client, as without an engine.
+    #[default]
+    Fallback,
+    /// It is dropped.
+    Drop,
+}
+
+/// Where UDP packets carry the key of their session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PayloadKey {
+    /// What the key is; default field.
+    #[serde(rename = "type", default)]
+    pub kind: KeyType,
+    /// Where the field begins in the UDP payload, from 0, in `unit`s; required with `type: field`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u32>,
+    /// Length of the field in `unit`s, up to 256 bytes; required with `type: field`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u32>,
+    /// What offset and length count; default bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    /// Which packets carry the key; the others follow the connection of their addresses and ports; default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+    /// With `type: quic`: the QUIC-LB configurations that the servers make connection IDs by, 1 to 7 of them.
+    #[serde(default, skip_serializing_if = "no_configs")]
+    #[schemars(length(max = 7))]
+    pub configs: List<QuicConfig>,
+}
+
+fn no_configs(configs: &List<QuicConfig>) -> bool {
+    configs.is_empty()
+}
+
+/// What the key of a session is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyType {
+    /// A field at a fixed place of the payload.
+    #[default]
+    Field,
+    /// The server id in QUIC connection IDs (QUIC-LB).
+    Quic,
+}
+
+/// The bytes by which packets with a key are told from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct When {
+    /// Where the bytes are in the UDP payload, from 0.
+    pub offset: u32,
+    /// What they are, two hexadecimal digits each, such as "19"; 1 to 256 bytes.
+    pub value: HexBytes,
+}
+
+/// A QUIC-LB configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuicConfig {
+    /// The number in the three highest bits of a connection ID's first byte, 0 to 6.
+    #[schemars(range(min = 0, max = 6))]
+    pub codepoint: u8,
+    /// Bytes of the server id, 1 to 15.
+    #[schemars(range(min = 1, max = 15))]
+    pub server_id_length: u8,
+    /// Bytes of the nonce, 4 to 18; with the server id at most 19.
+    #[schemars(range(min = 4, max = 18))]
+    pub nonce_length: u8,
+    /// Whether the first byte also tells the length of the connection ID; default false.
+    #[serde(default)]
+    pub length_encoded: bool,
+    /// AES-128 key, 32 hexadecimal digits; default none: the server id is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[0-9a-fA-F]{32}$"))]
+    pub key: Option<HexBytes>,
+}
+
+/// What becomes of connections and sessions when their server goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnServerDown {
+    /// The next packet is given to another server.
+    Reschedule,
+    /// Packets are dropped until the connection or session ends.
+    Drop,
+    /// Packets still go to the server.
+    Keep,
+}
+
 /// A real server of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -225,9 +471,9 @@ pub struct Server {
     pub name: Option<String>,
     /// Address; of the service's family, with `forwarding: tunnel` of either.
     pub address: Address,
-    /// Port, 1 to 65535; default the service's, which direct and tunnel servers must have.
+    /// Port, 1 to 65535; default the service's, which direct and tunnel servers must have. For services of a mark or of every port the default is 0, the port that the packet was sent to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(range(min = 0, max = 65535))]
     pub port: Option<u16>,
     /// Share of the new connections relative to the other servers; default 1, 0 (takes no new ones) to 65535.
     #[serde(default = "default_weight")]
@@ -247,6 +493,9 @@ pub struct Server {
     /// What the operator wants of the server; default ready.
     #[serde(default)]
     pub state: State,
+    /// The id that names the server in QUIC connection IDs, two hexadecimal digits a byte, for `payload_key` of type quic; default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id: Option<HexBytes>,
 }
 
 fn default_weight() -> u32 {
@@ -394,23 +643,12 @@ impl Default for Control {
 
 /// Keys and choices of the operator's contract that this release does not have, by the type or list they belong to.
 /// They get a sentence that says so rather than "unknown". What is implemented leaves this list.
-pub(super) const LATER: &[(&str, &str)] = &[
-    ("Config", "sync"),
-    ("Config", "ipvs"),
-    ("Limits", "templates"),
-    ("Service", "mark"),
-    ("Service", "one_packet"),
-    ("Service", "persistence"),
-    ("Service", "payload_key"),
-    ("Service", "on_server_down"),
-    ("Protocol", "sctp"),
-    ("scheduler", "offh"),
-];
+pub(super) const LATER: &[(&str, &str)] = &[("Config", "sync"), ("Protocol", "sctp")];
 
-/// Schedulers that `scheduler` may name: those that there are but `offh`, which needs the key of a session.
+/// Schedulers that `scheduler` may name.
 pub(super) const SCHEDULERS: &[&str] = &[
     "rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos",
-    "hprio",
+    "hprio", "offh",
 ];
 
 /// Words that other programs (ipvsadm, keepalived, HAProxy) have for our keys and choices.
@@ -459,6 +697,24 @@ pub(super) const SYNONYMS: &[(&str, &str)] = &[
     ("draining", "drain"),
     ("round_robin", "rr"),
     ("roundrobin", "rr"),
+    ("fwmark", "mark"),
+    ("firewall_mark", "mark"),
+    ("af", "family"),
+    ("ops", "one_packet"),
+    ("onepacket", "one_packet"),
+    ("persistent", "persistence"),
+    ("sticky", "persistence"),
+    ("persistence_timeout", "persistence"),
+    ("persistence_engine", "persistence"),
+    ("persistence_granularity", "persistence"),
+    ("granularity", "netmask"),
+    ("mask", "netmask"),
+    ("prefix_length", "netmask"),
+    ("pe", "engine"),
+    ("pe_name", "engine"),
+    ("dport", "port"),
+    ("sport", "source_port"),
+    ("source", "from"),
     ("leastconn", "lc"),
     ("least_conn", "lc"),
 ];

@@ -6,6 +6,8 @@
 //! first asks whether they are [`Rules::sound`], a problem with a value that is not is dropped, and names are looked up
 //! in the tree, not in the model.
 
+mod sessions;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -13,7 +15,7 @@ use std::net::IpAddr;
 use super::decode::{Doubts, choice_message, list};
 use super::located::Located;
 use super::lower::tap_name;
-use super::model::{Config, Forwarding, Port, SCHEDULERS, Server, Service, State};
+use super::model::{Config, Forwarding, IpFamily, Port, SCHEDULERS, Server, Service, State};
 use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
 use super::values::{Cidr, bits, contains, network};
@@ -59,6 +61,7 @@ pub(super) fn check(config: &Config, tree: &Tree, doubts: &Doubts, report: &mut 
     }
     rules.neighbours();
     rules.routes();
+    rules.marks();
     rules.services();
     rules.totals();
     rules.control();
@@ -271,7 +274,7 @@ impl Rules<'_, '_, '_> {
         let mut seen = Seen::default();
         for neighbour in config.neighbours.iter() {
             let (node, addr, port) = (neighbour.node, neighbour.address.0, neighbour.port.as_str());
-            self.port_name(node, port);
+            self.port_name(node, "port", port);
             if let Some(first) = self.before(&mut seen, node, &["port", "address"], (port, addr)) {
                 let message = format!("the neighbour is given in line {first} already");
                 self.error(node, "address", &message);
@@ -298,7 +301,7 @@ impl Rules<'_, '_, '_> {
         let mut seen = Seen::default();
         for route in config.routes.iter() {
             let (node, to) = (route.node, route.to.0);
-            self.port_name(node, &route.port);
+            self.port_name(node, "port", &route.port);
             let net = network(to.addr, to.len);
             if net != to.addr {
                 let (given, len) = (route.to, to.len);
@@ -347,30 +350,83 @@ impl Rules<'_, '_, '_> {
             );
         }
         let (mut names, mut keys) = (Seen::default(), Seen::default());
-        const KEY: &[&str] = &["protocol", "address", "port"];
         for service in config.services.iter() {
             let node = service.node;
-            let key = (service.protocol, service.address, service.port);
-            let name = service.name.as_deref().unwrap_or_default();
+            self.identity(service);
+            let name = service.name.as_deref();
             let own_name = node.is_none_or(|n| self.tree.child(n, "name").is_some());
-            if let Some(first) = self.before(&mut keys, node, KEY, key) {
-                let message = format!(
-                    "the service of line {first} has this protocol, address and port already"
-                );
-                self.error(node, "address", &message);
-            } else if (own_name || self.sound(node, KEY))
+            let (key, keys_of, what): (_, &[&str], _) = match service.mark {
+                Some(_) => ("mark", &["mark", "family"], "mark and address family"),
+                None => (
+                    "address",
+                    &["protocol", "address", "port"],
+                    "protocol, address and port",
+                ),
+            };
+            if let Some(kind) = service.kind()
+                && let Some(first) = self.before(&mut keys, node, keys_of, kind)
+            {
+                let message = format!("the service of line {first} has this {what} already");
+                self.error(node, key, &message);
+            } else if (own_name || self.sound(node, keys_of))
+                && let Some(name) = name
                 && let Some(first) = self.before(&mut names, node, &["name"], name)
             {
                 let message = format!("there is a service `{name}` in line {first} already");
                 self.error(node, "name", &message);
             }
-            self.name(node, name, 64, "_.:-");
-            if let Some(what) = not_unicast(service.address.0) {
-                let message = format!("{} is {what}, no virtual address", service.address);
+            if let Some(name) = name {
+                self.name(node, name, 64, "_.:-");
+            }
+            if let Some(address) = service.address
+                && let Some(what) = not_unicast(address.0)
+            {
+                let message = format!("{address} is {what}, no virtual address");
                 self.error(node, "address", &message);
             }
             self.scheduler(service);
+            self.sessions(service);
             self.servers(service);
+        }
+    }
+
+    /// Specification §1.1: what a service is recognised by.
+    fn identity(&mut self, service: &Located<Service>) {
+        let node = service.node;
+        let given = [
+            ("protocol", service.protocol.is_some()),
+            ("address", service.address.is_some()),
+            ("port", service.port.is_some()),
+        ];
+        if service.mark.is_some() {
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                let message = format!(
+                    "a service of a mark has no `{key}`: it serves what the rules of `marks` describe; \
+                     remove either `{key}` or `mark`"
+                );
+                self.error(node, key, &message);
+            }
+            return;
+        }
+        if !self.sound(node, &["mark"]) {
+            return;
+        }
+        for (key, _) in given.into_iter().filter(|(_, given)| !given) {
+            let message = format!("`{key}` is missing from the service that starts here");
+            self.error(node, key, &message);
+        }
+        if service.family.is_some() {
+            let message =
+                "`family` is for services of a mark: here the address tells the family; remove it";
+            self.error(node, "family", message);
+        }
+        if service.port == Some(0)
+            && service.persistence.is_none()
+            && self.sound(node, &["persistence"])
+        {
+            let message = "port 0, which stands for every port, needs `persistence`, so that all ports of a client \
+                           go to one server: add `persistence: {}`, or give a port";
+            self.error(node, "port", message);
         }
     }
 
@@ -439,7 +495,7 @@ impl Rules<'_, '_, '_> {
 
     fn server_address(&mut self, service: &Located<Service>, server: &Located<Server>) {
         let (node, addr) = (server.node, server.address.0);
-        let vip = service.address.0;
+        let vip = service.address.map(|a| a.0);
         if addr.is_loopback() {
             let message =
                 format!("{addr} is a loopback address: packets to it never leave the director");
@@ -450,7 +506,7 @@ impl Rules<'_, '_, '_> {
                 "address",
                 &format!("{addr} is {what}, no address of a server"),
             );
-        } else if addr == vip && self.sound(service.node, &["address"]) {
+        } else if Some(addr) == vip && self.sound(service.node, &["address"]) {
             let message = format!(
                 "{addr} is the virtual address of this very service; a server needs its own"
             );
@@ -464,29 +520,59 @@ impl Rules<'_, '_, '_> {
             self.warning(node, "address", &message);
         }
         let sound = self.sound(service.node, &["address"]) && self.sound(node, &["forwarding"]);
-        if addr.is_ipv4() != vip.is_ipv4() && server.forwarding != Forwarding::Tunnel && sound {
-            let family = |addr: IpAddr| if addr.is_ipv4() { "IPv4" } else { "IPv6" };
-            let (theirs, ours) = (family(addr), family(vip));
+        let sound = sound && self.sound(service.node, &["family"]);
+        let theirs = IpFamily::of(addr);
+        if let Some(ours) = service.ip_family().filter(|ours| *ours != theirs)
+            && server.forwarding != Forwarding::Tunnel
+            && sound
+        {
+            let (theirs, ours) = (theirs.title(), ours.title());
             let message =
                 format!("an {theirs} server of an {ours} service needs `forwarding: tunnel`");
             self.error(node, "address", &message);
         }
     }
 
-    /// Specification §8.3 and §10.3: neither direct routing nor a tunnel changes the port of a packet.
+    /// Specification §8.3 and §10.3: neither direct routing nor a tunnel changes the port of a packet; §3.2: nor does a
+    /// persistent service of more than one port.
     fn server_port(&mut self, service: &Located<Service>, server: &Located<Server>) {
-        let method = match server.forwarding {
-            Forwarding::Masq => return,
-            Forwarding::Direct => "direct",
-            Forwarding::Tunnel => "tunnel",
+        let every = service.has_every_port();
+        let (Some(port), true) = (server.port, self.sound(service.node, &["port", "mark"])) else {
+            return;
         };
-        let (port, ours) = (server.port.unwrap_or(service.port), service.port);
-        if port != ours && self.sound(service.node, &["port"]) {
-            let message = format!(
-                "`forwarding: {method}` leaves the port of a packet as it is, so {port} would never be used; \
-                 did you mean `{ours}`?"
-            );
-            self.error(server.node, "port", &message);
+        let method = match server.forwarding {
+            Forwarding::Masq => None,
+            Forwarding::Direct => Some("direct"),
+            Forwarding::Tunnel => Some("tunnel"),
+        };
+        match (method, service.port.filter(|_| !every)) {
+            (Some(method), Some(ours)) if port != ours => {
+                let message = format!(
+                    "`forwarding: {method}` leaves the port of a packet as it is, so {port} would never be used; \
+                     did you mean `{ours}`?"
+                );
+                self.error(server.node, "port", &message);
+            }
+            (Some(method), None) if every && port != 0 => {
+                let message = format!(
+                    "`forwarding: {method}` leaves the port of a packet as it is, so {port} would never be used; \
+                     remove it"
+                );
+                self.error(server.node, "port", &message);
+            }
+            (None, None) if every && port != 0 && service.persistence.is_some() => {
+                let message = format!(
+                    "a persistent service of more than one port keeps the port that a packet was sent to, \
+                     so {port} is never used; remove it"
+                );
+                self.warning(server.node, "port", &message);
+            }
+            (_, Some(_)) if port == 0 => {
+                let message = "0 keeps the port of a packet, which only services of a mark or of port 0 can do; \
+                               give a port from 1 to 65535";
+                self.error(server.node, "port", message);
+            }
+            _ => {}
         }
     }
 
@@ -562,7 +648,7 @@ impl Rules<'_, '_, '_> {
     }
 
     /// A reference to a port by its name.
-    fn port_name(&mut self, node: Option<NodeId>, name: &str) {
+    fn port_name(&mut self, node: Option<NodeId>, key: &str, name: &str) {
         let tree = self.tree;
         let ports = tree
             .child(ROOT, "ports")
@@ -581,7 +667,7 @@ impl Rules<'_, '_, '_> {
             None if names.len() > 8 => format!("there is no port `{name}`"),
             None => format!("there is no port `{name}`, only {}", list(&names, "and")),
         };
-        self.error(node, "port", &message);
+        self.error(node, key, &message);
     }
 
     fn is_own(&self, addr: IpAddr) -> bool {
@@ -686,7 +772,11 @@ impl Known {
         let routes = config.routes.iter().map(|r| r.to.0);
         Self {
             own_addresses: own().map(|p| p.addr).collect(),
-            virtual_addresses: config.services.iter().map(|s| s.address.0).collect(),
+            virtual_addresses: config
+                .services
+                .iter()
+                .filter_map(|s| s.address.map(|a| a.0))
+                .collect(),
             neighbours: config.neighbours.iter().map(|n| n.address.0).collect(),
             subnets: Subnets::of(own().chain(routes)),
         }

@@ -104,6 +104,18 @@ pub(super) fn shape(name: &str) -> Option<&'static Shape> {
     SHAPES.get_or_init(shapes).get(name)
 }
 
+/// `payload key` for `PayloadKey`.
+fn words(name: &str) -> String {
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
 fn shapes() -> HashMap<String, Shape> {
     let schema = schema();
     let mut shapes = HashMap::new();
@@ -125,7 +137,7 @@ fn shapes() -> HashMap<String, Shape> {
         let noun = if name == "Config" {
             "configuration".to_owned()
         } else {
-            name.to_lowercase()
+            words(&name)
         };
         shapes.insert(
             name,

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -41,6 +41,23 @@ pub struct MacAddr(pub Mac);
 /// An address and a port to listen on, such as `127.0.0.1:9108` or `[::1]:9108`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint(pub SocketAddr);
+
+/// Which clients belong together: an IPv4 netmask, written `255.255.255.0`, or a prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Netmask {
+    /// Ones of a netmask in IPv4 notation, 0 to 32.
+    Dotted(u8),
+    /// A prefix length, 0 to 128.
+    Length(u8),
+}
+
+/// A port or several: `80` or `80-90`, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortRange(pub u16, pub u16);
+
+/// Bytes, written as two hexadecimal digits each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HexBytes(pub Vec<u8>);
 
 /// Units of a duration and what they are in milliseconds, the longest first.
 const PERIOD_UNITS: [(&str, u64); 5] = [
@@ -292,6 +309,116 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl FromStr for Netmask {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(mask) = text.parse::<Ipv4Addr>() {
+            let mask = u32::from(mask);
+            if mask.leading_ones() + mask.trailing_zeros() < 32 {
+                return Err(format!(
+                    "the netmask `{text}` has holes; its ones must come first, as in 255.255.255.0"
+                ));
+            }
+            return Ok(Self::Dotted(
+                u8::try_from(mask.leading_ones()).unwrap_or(32),
+            ));
+        }
+        let (_, digits) = text.rsplit_once('/').unwrap_or(("", text));
+        let number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let len = digits
+            .parse::<u8>()
+            .ok()
+            .filter(|len| number && *len <= 128);
+        match len {
+            Some(len) if digits.len() == text.len() => Ok(Self::Length(len)),
+            Some(len) => Err(format!(
+                "`{text}` is not a netmask or prefix length; did you mean `{len}`?"
+            )),
+            None => Err(format!(
+                "`{text}` is neither a netmask such as 255.255.255.0 nor a prefix length such as 24 (IPv6: up to 128)"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Netmask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dotted(len) => network(Ipv4Addr::BROADCAST.into(), *len).fmt(f),
+            Self::Length(len) => len.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let port = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            text.parse::<u16>().ok().filter(|port| digits && *port > 0)
+        };
+        match (port(first.trim()), port(last.trim())) {
+            (Some(first), Some(last)) if first > last => Err(format!(
+                "`{text}` ends before it begins; did you mean `{last}-{first}`?"
+            )),
+            (Some(first), Some(last)) => Ok(Self(first, last)),
+            _ => Err(format!(
+                "`{text}` is neither a port from 1 to 65535 nor ports such as 80-90"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(first, last) = self;
+        if first == last {
+            return first.fmt(f);
+        }
+        write!(f, "{first}-{last}")
+    }
+}
+
+impl FromStr for HexBytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = |text: &str| {
+            !text.is_empty()
+                && text.len().is_multiple_of(2)
+                && text.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        if !digits(text) {
+            let bare: String = text
+                .trim_start_matches("0x")
+                .chars()
+                .filter(|c| !matches!(c, ':' | ' ' | '-'))
+                .collect();
+            let hint = if digits(&bare) && bare.len() <= 64 {
+                format!("; did you mean `{bare}`?")
+            } else {
+                String::new()
+            };
+            return Err(format!(
+                "bytes are written as two hexadecimal digits each, such as 0a1f{hint}"
+            ));
+        }
+        let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or(0);
+        let pairs = text.as_bytes().chunks_exact(2);
+        let byte = |pair: &[u8]| u8::try_from(value(pair[0]) << 4 | value(pair[1])).unwrap_or(0);
+        Ok(Self(pairs.map(byte).collect()))
+    }
+}
+
+impl fmt::Display for HexBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// A duration's milliseconds.
 pub(super) fn millis(text: &str) -> Option<u64> {
     u64::try_from(text.parse::<Period>().ok()?.0.as_millis()).ok()
@@ -382,6 +509,22 @@ text_value!(MacAddr, "a MAC address", "02:00:00:00:00:00", deserialize_str, |v, 
 text_value!(Endpoint, "an address and a port", "127.0.0.1:1", deserialize_str, |v, s| s.collect_str(v), {
     "type": "string", "title": "address:port", "pattern": "^.*:[0-9]{1,5}$"
 });
+text_value!(Netmask, "a netmask or a prefix length", "0", deserialize_any, |v, s| match v {
+    Netmask::Dotted(_) => s.collect_str(v),
+    Netmask::Length(len) => s.serialize_u8(*len),
+}, {
+    "type": ["integer", "string"], "title": "netmask", "pattern": "^[0-9.]+$", "minimum": 0, "maximum": 128
+});
+text_value!(PortRange, "a port or ports such as 80-90", "1", deserialize_any, |v, s| if v.0 == v.1 {
+    s.serialize_u16(v.0)
+} else {
+    s.collect_str(v)
+}, {
+    "type": ["integer", "string"], "title": "port or ports", "pattern": "^[0-9]+ *(- *[0-9]+)?$"
+});
+text_value!(HexBytes, "bytes in hexadecimal digits", "00", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "hexadecimal", "pattern": "^([0-9a-fA-F]{2})+$"
+});
 
 #[cfg(test)]
 mod tests {
@@ -439,9 +582,23 @@ mod tests {
         }
 
         #[test]
+        fn what_is_printed_of_masks_ports_and_bytes_reads_back(
+            dotted in 0u8..=32, length in 0u8..=128, a in 1u16.., b in 1u16.., bytes in prop::collection::vec(any::<u8>(), 1..40),
+        ) {
+            for mask in [Netmask::Dotted(dotted), Netmask::Length(length)] {
+                prop_assert_eq!(mask.to_string().parse(), Ok(mask));
+            }
+            let ports = PortRange(a.min(b), a.max(b));
+            prop_assert_eq!(ports.to_string().parse(), Ok(ports));
+            let bytes = HexBytes(bytes);
+            prop_assert_eq!(bytes.to_string().parse(), Ok(bytes));
+        }
+
+        #[test]
         fn no_text_makes_a_parser_panic(text in "\\PC{0,12}|[0-9]{0,25}[a-zA-Z]{0,3}|[0-9a-f:./]{0,20}") {
             let _ = (text.parse::<Period>(), text.parse::<Size>(), text.parse::<Address>());
-            let _ = (text.parse::<Cidr>(), text.parse::<MacAddr>());
+            let _ = (text.parse::<Cidr>(), text.parse::<MacAddr>(), text.parse::<Netmask>());
+            let _ = (text.parse::<PortRange>(), text.parse::<HexBytes>());
         }
     }
 }

@@ -209,6 +209,11 @@ pub fn report(old: &Setup, new: &Setup) -> Reloaded {
         ("routes", old.routes != new.routes),
         ("neighbours", old.neighbours != new.neighbours),
         ("timeouts", old.timeouts != new.timeouts),
+        ("marks", old.marks != new.marks),
+        (
+            "ipvs",
+            old.expire_quiescent_template != new.expire_quiescent_template,
+        ),
     ];
     out.other = others
         .into_iter()

@@ -1,0 +1,468 @@
+//! Rules of what keeps sessions on their servers: marks, one-packet scheduling, persistence and payload keys.
+//!
+//! Knows what can't work together and says what to do instead. The length and place of a key's field are judged by
+//! [`crate::persist::Field`], QUIC-LB configurations by [`crate::persist::QuicLb`].
+
+use std::net::IpAddr;
+
+use super::{Rules, Seen, network};
+use crate::config::decode::list;
+use crate::config::located::Located;
+use crate::config::lower::{field, quic_config};
+use crate::config::model::{
+    EngineName, Forwarding, IpFamily, KeyType, MarkRule, OnNoKey, PayloadKey, Persistence,
+    Protocol, QuicConfig, Service, Unit,
+};
+use crate::config::tree::{NodeId, ROOT};
+use crate::config::values::{Cidr, HexBytes, Netmask};
+use crate::persist::field::{FIELD_MAX, PAYLOAD_MAX};
+use crate::persist::{FieldError, QuicLb};
+
+impl IpFamily {
+    /// That of an address.
+    pub(super) fn of(addr: IpAddr) -> Self {
+        if addr.is_ipv4() {
+            Self::Ipv4
+        } else {
+            Self::Ipv6
+        }
+    }
+
+    /// Its name in sentences.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        }
+    }
+}
+
+impl MarkRule {
+    /// The family of the packets that the rule describes, if only one.
+    fn family(&self) -> Option<IpFamily> {
+        self.from.or(self.to).map(|p| IpFamily::of(p.0.addr))
+    }
+}
+
+/// The keys of a field.
+type FieldKeys = (Option<u32>, Option<u32>, Option<Unit>);
+
+impl Rules<'_, '_, '_> {
+    /// The rules that give marks.
+    pub(super) fn marks(&mut self) {
+        let config = self.config;
+        let mut seen = Seen::default();
+        const CONDITIONS: &[&str] = &["from", "to", "protocol", "source_port", "port", "input"];
+        for rule in config.marks.iter() {
+            let node = rule.node;
+            let (from, to) = (rule.from, rule.to);
+            let conditions = (
+                (from, to, rule.protocol),
+                (rule.source_port, rule.port, rule.input.as_deref()),
+            );
+            if conditions == ((None, None, None), (None, None, None)) {
+                if self.sound(node, CONDITIONS) {
+                    let message = format!(
+                        "the rule would fit every packet; give it at least one of {}",
+                        list(CONDITIONS, "and")
+                    );
+                    self.error(node, "", &message);
+                }
+            } else if let Some(first) = self.before(&mut seen, node, CONDITIONS, conditions) {
+                let message = format!(
+                    "the rule of line {first} fits the same packets and comes first, so this one is never used"
+                );
+                self.warning(node, "mark", &message);
+            }
+            self.prefix(node, "from", from);
+            self.prefix(node, "to", to);
+            if let (Some(from), Some(to)) = (from, to)
+                && from.0.addr.is_ipv4() != to.0.addr.is_ipv4()
+            {
+                let message =
+                    "`from` and `to` are of different address families, so no packet would fit";
+                self.error(node, "to", message);
+            }
+            if let Some(input) = rule.input.as_deref() {
+                self.port_name(node, "input", input);
+            }
+        }
+        self.marks_in_use();
+    }
+
+    fn prefix(&mut self, node: Option<NodeId>, key: &str, prefix: Option<Cidr>) {
+        let Some(given) = prefix else { return };
+        let (net, len) = (network(given.0.addr, given.0.len), given.0.len);
+        if net != given.0.addr {
+            let message =
+                format!("{given} has bits behind its prefix length; did you mean `{net}/{len}`?");
+            self.error(node, key, &message);
+        }
+    }
+
+    /// Marks that no service has, and services whose mark no packet has.
+    fn marks_in_use(&mut self) {
+        let config = self.config;
+        // A rule or service that could not be made may be the very one.
+        if self.report.errors() > 0 {
+            return;
+        }
+        let services = || config.services.iter().filter(|s| s.mark.is_some());
+        let fits = |rule: &MarkRule, s: &Service| {
+            s.mark == Some(rule.mark) && rule.family().is_none_or(|f| s.ip_family() == Some(f))
+        };
+        for rule in config.marks.iter() {
+            if !services().any(|s| fits(rule, s)) {
+                let family = rule
+                    .family()
+                    .map_or(String::new(), |f| format!("{} ", f.title()));
+                let message = format!(
+                    "no {family}service has `mark: {}`, so the rule does nothing",
+                    rule.mark
+                );
+                self.warning(rule.node, "mark", &message);
+            }
+        }
+        for service in services() {
+            if !config.marks.iter().any(|rule| fits(rule, service)) {
+                let family = service.ip_family().map_or("", IpFamily::title);
+                let message = format!(
+                    "no rule of `marks` gives this mark to {family} packets, so the service gets none"
+                );
+                self.warning(service.node, "mark", &message);
+            }
+        }
+    }
+
+    /// All that keeps the sessions of a service together.
+    pub(super) fn sessions(&mut self, service: &Located<Service>) {
+        self.one_packet(service);
+        self.session_scheduler(service);
+        let child = |key| service.node.and_then(|n| self.tree.child(n, key));
+        let (persistence, payload_key) = (child("persistence"), child("payload_key"));
+        if let Some(given) = &service.persistence {
+            self.persistence(service, persistence, given);
+        }
+        if let Some(given) = &service.payload_key {
+            self.payload_key(service, payload_key, given);
+        }
+        self.quic_servers(service);
+    }
+
+    /// Specification §5, which has it for UDP only.
+    fn one_packet(&mut self, service: &Located<Service>) {
+        if !service.one_packet {
+            return;
+        }
+        let node = service.node;
+        let masq = |s: &Located<_>| -> bool {
+            let server: &crate::config::model::Server = s;
+            server.forwarding == Forwarding::Masq
+        };
+        if service.protocol == Some(Protocol::Tcp) {
+            let message = "`one_packet` is for UDP: the packets of a TCP connection can't go to several servers; \
+                           remove it";
+            self.error(node, "one_packet", message);
+        } else if service.mark.is_some() && service.servers.iter().any(masq) {
+            let message = "`one_packet` leaves no connection behind by which replies of `masq` servers could get the \
+                           virtual address back, and a mark has none; use `forwarding: direct` or `tunnel`";
+            self.error(node, "one_packet", message);
+        }
+        if service.payload_key.is_some() {
+            let message = "`one_packet` leaves no connection that could follow the session of a `payload_key`; \
+                           remove it, or use `persistence` with `engine: payload` in place of the `payload_key`";
+            self.error(node, "one_packet", message);
+        }
+    }
+
+    fn session_scheduler(&mut self, service: &Located<Service>) {
+        let node = service.node;
+        let hashed = service.scheduler == "offh";
+        if hashed && self.sound(node, &["payload_key"]) {
+            let why = match service.payload_key.as_ref().map(|key| key.kind) {
+                Some(KeyType::Field) => None,
+                Some(KeyType::Quic) => Some(
+                    "`offh` hashes a field of the payload, but QUIC's connection IDs change within a connection; \
+                     use another scheduler with `type: quic`",
+                ),
+                None => Some(
+                    "`offh` hashes a field of the payload; say which one with \
+                     `payload_key: {offset: …, length: …}`",
+                ),
+            };
+            if let Some(why) = why {
+                self.error(node, "scheduler", why);
+            }
+        }
+        let Some(key) = &service.hash_key else { return };
+        if !hashed && self.sound(node, &["scheduler"]) {
+            let message = format!(
+                "only `scheduler: offh` hashes with a key, `{}` does not; remove it",
+                service.scheduler
+            );
+            self.error(node, "hash_key", &message);
+        }
+        self.digits(node, "hash_key", key, 8);
+    }
+
+    /// Refuses bytes that are not as many as they must be.
+    fn digits(&mut self, node: Option<NodeId>, key: &str, given: &HexBytes, bytes: usize) {
+        if given.0.len() != bytes {
+            let message = format!(
+                "{} hexadecimal digits are needed, found {}",
+                2 * bytes,
+                2 * given.0.len()
+            );
+            self.error(node, key, &message);
+        }
+    }
+
+    fn persistence(&mut self, service: &Located<Service>, node: Option<NodeId>, p: &Persistence) {
+        if p.engine.is_some() {
+            self.engine_use(service, node);
+        }
+        if let (Some(netmask), true) = (p.netmask, self.sound(service.node, &["mark", "family"])) {
+            self.netmask(service, node, netmask);
+        }
+        let field = (p.offset, p.length, p.unit);
+        if p.engine == Some(EngineName::Payload) {
+            self.field(node, field, "engine: payload");
+        } else if self.sound(node, &["engine"]) {
+            self.no_field(node, field, "`engine: payload`");
+        }
+        if p.on_no_key == OnNoKey::Drop && p.engine.is_none() && self.sound(node, &["engine"]) {
+            let message =
+                "without an `engine` no key is looked for, so none can be missing; remove it";
+            self.error(node, "on_no_key", message);
+        }
+        let total = self.config.limits.templates;
+        let limits = self.tree.child(ROOT, "limits");
+        for (key, own) in [
+            ("max_templates", p.max_templates),
+            ("max_templates_per_client", p.max_templates_per_client),
+        ] {
+            if own > total && self.sound(limits, &["templates"]) {
+                let message = format!(
+                    "{own} is more than `limits.templates` allows all services together, {total}"
+                );
+                self.warning(node, key, &message);
+            }
+        }
+    }
+
+    /// Where an engine never sees a payload.
+    fn engine_use(&mut self, service: &Located<Service>, node: Option<NodeId>) {
+        if service.protocol == Some(Protocol::Tcp) {
+            let message = "on TCP the server is chosen at the SYN, before any payload: such a service uses its \
+                           normal persistence";
+            self.warning(node, "engine", message);
+        } else if service.mark.is_some() {
+            let message = "only UDP packets of the mark are looked into; others, such as TCP, use the service's \
+                           normal persistence";
+            self.warning(node, "engine", message);
+        }
+    }
+
+    fn netmask(&mut self, service: &Located<Service>, node: Option<NodeId>, netmask: Netmask) {
+        let message = match (netmask, service.ip_family()) {
+            (Netmask::Dotted(len), Some(IpFamily::Ipv6)) => {
+                let hint = if len == 0 { "; did you mean `0`?" } else { "" };
+                format!("clients of an IPv6 service are grouped by a prefix length, 0 to 128{hint}")
+            }
+            (Netmask::Length(len), Some(IpFamily::Ipv4)) if len > 32 => {
+                format!("the prefix length {len} is too long for IPv4; 0 to 32 is allowed")
+            }
+            _ => return,
+        };
+        self.error(node, "netmask", &message);
+    }
+
+    /// The field that a session's key is in; `of` is what needs it.
+    fn field(&mut self, node: Option<NodeId>, (offset, length, unit): FieldKeys, of: &str) {
+        for (key, given) in [("offset", offset), ("length", length)] {
+            if given.is_none() {
+                let message = format!(
+                    "`{key}` is missing: `{of}` needs it, to find the field in the payload"
+                );
+                self.error(node, key, &message);
+            }
+        }
+        if offset.is_none() || length.is_none() || !self.sound(node, &["offset", "length", "unit"])
+        {
+            return;
+        }
+        if let Err(why) = field(offset, length, unit) {
+            let key = match why {
+                FieldError::Empty | FieldError::Long => "length",
+                FieldError::Beyond => "offset",
+            };
+            self.error(node, key, &why.to_string());
+        }
+    }
+
+    /// Refuses the keys of a field where there is none; `of` is what they are for.
+    fn no_field(&mut self, node: Option<NodeId>, (offset, length, unit): FieldKeys, of: &str) {
+        for (key, given) in [
+            ("offset", offset.is_some()),
+            ("length", length.is_some()),
+            ("unit", unit.is_some()),
+        ] {
+            if given {
+                self.error(node, key, &format!("`{key}` is for {of}; remove it"));
+            }
+        }
+    }
+
+    fn payload_key(&mut self, service: &Located<Service>, node: Option<NodeId>, key: &PayloadKey) {
+        let at = service.node;
+        let refused = if service.protocol == Some(Protocol::Tcp) {
+            Some(
+                "`payload_key` is for UDP: on TCP the server is chosen at the SYN, before any payload; \
+                 use `persistence`",
+            )
+        } else if service.mark.is_some() {
+            Some(
+                "`payload_key` needs a UDP service with an address and a port: packets of a mark may be of any \
+                 protocol; use `persistence`",
+            )
+        } else if service.persistence.is_some() {
+            Some(
+                "a service has either `persistence` or a `payload_key`: both decide which server a session stays on; \
+                 remove one of them",
+            )
+        } else {
+            None
+        };
+        if let Some(message) = refused {
+            self.error(at, "payload_key", message);
+        }
+        if !self.sound(node, &["type"]) {
+            return;
+        }
+        let field = (key.offset, key.length, key.unit);
+        match key.kind {
+            KeyType::Field => {
+                self.field(node, field, "payload_key");
+                self.when(node, key);
+                if !key.configs.is_empty() {
+                    self.error(node, "configs", "`configs` is for `type: quic`; remove it");
+                }
+            }
+            KeyType::Quic => {
+                self.no_field(node, field, "`type: field`");
+                if key.when.is_some() {
+                    self.error(node, "when", "`when` is for `type: field`; remove it");
+                }
+                self.quic_configs(node, key);
+            }
+        }
+    }
+
+    fn when(&mut self, node: Option<NodeId>, key: &PayloadKey) {
+        let Some(when) = &key.when else { return };
+        let node = node.and_then(|n| self.tree.child(n, "when"));
+        let len = when.value.0.len();
+        if len > FIELD_MAX {
+            let message = format!("{len} bytes are too many to compare; at most {FIELD_MAX} are");
+            self.error(node, "value", &message);
+        } else if u64::from(when.offset) + len as u64 > u64::from(PAYLOAD_MAX) {
+            let message = format!(
+                "the value ends behind the longest UDP payload ({PAYLOAD_MAX} bytes), so no packet has it"
+            );
+            self.error(node, "offset", &message);
+        }
+    }
+
+    fn quic_configs(&mut self, node: Option<NodeId>, key: &PayloadKey) {
+        let given = node.and_then(|n| self.tree.child(n, "configs"));
+        if key.configs.is_empty() {
+            if given.is_none_or(|g| self.tree.items(g).is_empty()) {
+                let message = "`type: quic` needs `configs`: at least one QUIC-LB configuration, as the servers have it";
+                self.error(node, "configs", message);
+            }
+            return;
+        }
+        let mut seen = Seen::default();
+        let mut sound = true;
+        for config in key.configs.iter() {
+            let (at, number) = (config.node, config.codepoint);
+            if let Some(first) = self.before(&mut seen, at, &["codepoint"], number) {
+                let message =
+                    format!("the configuration of line {first} has codepoint {number} already");
+                self.error(at, "codepoint", &message);
+                sound = false;
+            }
+            if let Some(secret) = &config.key {
+                self.digits(at, "key", secret, 16);
+            }
+            sound &= self.quic_config(config);
+        }
+        let all: Option<Vec<_>> = key.configs.iter().map(|c| quic_config(c)).collect();
+        if sound
+            && let Some(all) = all
+            && let Err(why) = QuicLb::new(&all)
+        {
+            self.error(node, "configs", &why);
+        }
+    }
+
+    /// Whether a configuration is one by itself.
+    fn quic_config(&mut self, config: &Located<QuicConfig>) -> bool {
+        const KEYS: &[&str] = &["codepoint", "server_id_length", "nonce_length", "key"];
+        let Some(lowered) = quic_config(config).filter(|_| self.sound(config.node, KEYS)) else {
+            return false;
+        };
+        match QuicLb::new(&[lowered]) {
+            Ok(_) => true,
+            Err(why) => {
+                self.error(config.node, "", &why);
+                false
+            }
+        }
+    }
+
+    /// The ids by which connection IDs name the servers.
+    fn quic_servers(&mut self, service: &Located<Service>) {
+        let quic = service
+            .payload_key
+            .as_ref()
+            .filter(|key| key.kind == KeyType::Quic);
+        let sound = self.sound(service.node, &["payload_key"]);
+        let mut seen = Seen::default();
+        for server in service.servers.iter() {
+            let node = server.node;
+            match (quic, &server.quic_server_id) {
+                (Some(key), Some(id)) => {
+                    let wrong = key.configs.iter().find(|c| {
+                        usize::from(c.server_id_length) != id.0.len()
+                            && self.sound(c.node, &["server_id_length"])
+                    });
+                    if let Some(config) = wrong {
+                        let message = format!(
+                            "the id has {} bytes, but configuration {} has `server_id_length: {}`",
+                            id.0.len(),
+                            config.codepoint,
+                            config.server_id_length
+                        );
+                        self.error(node, "quic_server_id", &message);
+                    } else if let Some(first) =
+                        self.before(&mut seen, node, &["quic_server_id"], id.clone())
+                    {
+                        let message = format!("the server of line {first} has this id already");
+                        self.error(node, "quic_server_id", &message);
+                    }
+                }
+                (Some(_), None) => {
+                    let message = "the server has no `quic_server_id`, so clients that change their address lose \
+                                   their connections to it";
+                    self.warning(node, "quic_server_id", message);
+                }
+                (None, Some(_)) if sound => {
+                    let message = "`quic_server_id` is for services with `payload_key: {type: quic, …}`; remove it";
+                    self.error(node, "quic_server_id", message);
+                }
+                (None, _) => {}
+            }
+        }
+    }
+}
