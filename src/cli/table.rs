@@ -163,12 +163,24 @@ pub fn connections_header(persistent: bool) -> String {
 /// A connection's line, as `ipvsadm -Lcn` has it.
 #[must_use]
 pub fn connection(c: &api::Connection) -> String {
+    format!("{}{}\n", connection_start(c), c.destination)
+}
+
+/// The line of a template that a persistence engine's data tell apart, as `ipvsadm -Lcn --persistent-conn` has it: two
+/// of the columns are narrower and wider than their headings (specification §10.5).
+#[must_use]
+pub fn session(c: &api::Connection, engine: &str, data: &str) -> String {
+    let start = connection_start(c);
+    format!("{start}{:<16} {engine:<18} {data}\n", c.destination)
+}
+
+fn connection_start(c: &api::Connection) -> String {
     // Whole seconds, as the kernel has them.
     let left = c.expires_s.max(0.0) as u64;
     let expire = format!("{:02}:{:02}", left / 60, left % 60);
     format!(
-        "{:<3} {expire:<6} {:<11} {:<18} {:<18} {}\n",
-        c.protocol, c.state, c.client, c.virtual_, c.destination
+        "{:<3} {expire:<6} {:<11} {:<18} {:<18} ",
+        c.protocol, c.state, c.client, c.virtual_
     )
 }
 
