@@ -13,7 +13,7 @@ use polder::config;
 use polder::forward::{PortId, Setup};
 use polder::net::build::{Frame, fragment};
 use polder::net::pcap::{Reader, Writer};
-use polder::net::{Family, Ip, L3, Mac, Tick, parse};
+use polder::net::{Family, Ip, L3, Tick, parse};
 use polder::persist::{Engine, Scratch};
 use polder::worker::assemble::Sizes;
 use polder::worker::lockstep::Lockstep;
@@ -67,7 +67,11 @@ fn sip(to: SocketAddr, timeout: &str, mask: &str) -> String {
 }
 
 fn setup(services: &str) -> Setup {
-    let text = format!("{NETWORK}{services}");
+    let network = NETWORK.trim_end().trim_end_matches("services:");
+    let text = match services {
+        "" => network.to_owned(),
+        _ => format!("{NETWORK}{services}"),
+    };
     match config::load_str("test", &text) {
         Ok(loaded) => loaded.lowered.setup,
         Err(problems) => panic!("{problems:?}\n{text}"),
@@ -398,7 +402,9 @@ fn sip_services(input: &[Vec<u8>]) -> (String, BTreeSet<(u16, Vec<u8>)>) {
     let mut text = String::new();
     let mut ports: BTreeMap<SocketAddr, Option<u16>> = BTreeMap::new();
     let mut calls = BTreeSet::new();
-    for (_, dst, payload) in input.iter().filter_map(|f| datagram(f)) {
+    // What was sent to a group of hosts is no router's.
+    let to_one = input.iter().filter(|f| f[0] & 1 == 0);
+    for (_, dst, payload) in to_one.filter_map(|f| datagram(f)) {
         let Some(call) = call_of(payload) else {
             continue;
         };
@@ -515,4 +521,153 @@ fn every_call_of_the_shared_sip_captures_stays_on_one_server_whatever_the_number
     let all: usize = calls.iter().map(|(n, _)| n).sum();
     eprintln!("{} captures, {all} calls: {calls:?}", files.len());
     assert!(all >= 30, "{calls:?}");
+}
+
+/// The busiest UDP and TCP destinations of a capture, fragments included.
+fn destinations(input: &[Vec<u8>]) -> Vec<(u8, SocketAddr)> {
+    let mut counts: BTreeMap<(u8, SocketAddr), usize> = BTreeMap::new();
+    for frame in input {
+        let (proto, dst, port) = match parse(frame).map(|p| p.l3) {
+            Ok(L3::V4(p)) => (p.flow.proto, IpAddr::from(p.flow.dst), p.flow.dst_port),
+            Ok(L3::V6(p)) => (p.flow.proto, IpAddr::from(p.flow.dst), p.flow.dst_port),
+            _ => continue,
+        };
+        // A later fragment has no port; its datagram is some service's of the address, or none's.
+        if matches!(proto, 6 | 17) && port != 0 {
+            *counts
+                .entry((proto, SocketAddr::new(dst, port)))
+                .or_default() += 1;
+        }
+    }
+    let mut all: Vec<_> = counts.into_iter().collect();
+    all.sort_by_key(|(key, n)| (std::cmp::Reverse(*n), *key));
+    all.into_iter().map(|(key, _)| key).take(20).collect()
+}
+
+/// Services of every kind that keeps sessions, for the destinations of a capture.
+fn session_services(input: &[Vec<u8>]) -> String {
+    let udp = [
+        "    persistence: {timeout: 5m}\n",
+        "    one_packet: true\n    persistence: {timeout: 5m, engine: payload, offset: 0, length: 4}\n",
+        "    scheduler: offh\n    payload_key: {offset: 1, length: 8}\n",
+        "    payload_key: {type: quic, configs: [{codepoint: 0, server_id_length: 2, nonce_length: 6}]}\n",
+    ];
+    let mut text = String::new();
+    for (proto, to) in destinations(input) {
+        let n = text.matches("  - name:").count();
+        let more = if proto == 6 {
+            udp[0]
+        } else {
+            udp[n % udp.len()]
+        };
+        let name = if proto == 6 { "tcp" } else { "udp" };
+        let mut one = service(n, name, to, more, server_port(n));
+        if more.contains("scheduler") {
+            one = one.replace("    scheduler: rr\n", "");
+        }
+        if more.contains("quic") {
+            for host in 11..=13 {
+                let id = format!(
+                    "{host}, port: {0}, quic_server_id: \"{host:04}\"}}",
+                    server_port(n)
+                );
+                let bare = format!("{host}, port: {0}}}", server_port(n));
+                let quoted = format!("{host}\", port: {0}}}", server_port(n));
+                one = one
+                    .replace(&bare, &id)
+                    .replace(&quoted, &id.replacen(',', "\",", 1));
+            }
+        }
+        // Multicast and broadcast addresses can't be virtual ones, nor can the test network's own.
+        if config::load_str("one", &format!("{NETWORK}{one}")).is_ok() {
+            text.push_str(&one);
+        }
+    }
+    text
+}
+
+/// Replays frame by frame; every received frame has met one fate or waits, and what waits for other fragments is within
+/// the bounds of a worker's store. The most that waited.
+fn bounded(name: &str, setup: &Setup, path: &Path, workers: usize) -> u64 {
+    let mut bed = Lockstep::new(setup, workers, &SIZES).expect("starts");
+    let Ok(mut reader) = Reader::open_ethernet(File::open(path).expect("a file")) else {
+        return 0;
+    };
+    let (mut frame, mut first, mut now, mut most) = (Vec::new(), None, Tick(0), 0);
+    while let Ok(Some(record)) = reader.next(&mut frame) {
+        let since = record
+            .ts_ns
+            .saturating_sub(*first.get_or_insert(record.ts_ns));
+        let at = Tick::from_elapsed(Duration::from_nanos(since));
+        now = if at.reached(now) { at } else { now };
+        bed.frame(PortId(0), &frame, now);
+        bed.transmitted(|_, _| {});
+        let held: u64 = bed.counters().map(|c| c.held.get()).sum();
+        assert!(
+            held <= (workers * FRAMES_MAX) as u64,
+            "{name}: {held} frames are held"
+        );
+        most = most.max(held);
+    }
+    bed.advance(now.plus(61 * Tick::PER_SECOND));
+    bed.finish();
+    bed.transmitted(|_, _| {});
+    assert_eq!(bed.buffers_in_use(), 0, "{name}: a buffer is lost");
+    let sum = |f: fn(&polder::table::WorkerCounters) -> u64| bed.counters().map(f).sum::<u64>();
+    assert_eq!(
+        sum(|c| c.held.get()),
+        0,
+        "{name}: all fragments' time is over"
+    );
+    let fates = sum(|c| c.transmitted.get()) + sum(|c| c.punted.get()) + sum(|c| c.dropped());
+    assert_eq!(sum(|c| c.received.get()), fates, "{name}");
+    most
+}
+
+#[test]
+fn fragments_quic_and_floods_are_accounted_for_within_bounds() {
+    let (mut report, mut all) = (Vec::new(), String::new());
+    for kind in ["frag4", "frag6", "quic", "flood"] {
+        let Some(files) = shared(kind) else { return };
+        let mut most = 0;
+        for path in &files {
+            let services = session_services(&frames(path));
+            let setup = setup(&services);
+            all.push_str(&services);
+            let name = path.display().to_string();
+            for workers in [1, 2, 4] {
+                most = most.max(bounded(&name, &setup, path, workers));
+            }
+        }
+        report.push(format!(
+            "{kind}: {} captures, at most {most} frames held",
+            files.len()
+        ));
+    }
+    for kind in [
+        "persistence: {timeout: 5m}",
+        "engine: payload",
+        "offh",
+        "quic",
+    ] {
+        assert!(all.contains(kind), "no capture met `{kind}`");
+    }
+    eprintln!("{report:?}; a worker holds {FRAMES_MAX} of {DATAGRAMS_MAX} datagrams at most");
+}
+
+#[test]
+fn a_flood_of_first_fragments_is_held_up_to_the_bound_and_no_further() {
+    let to = at("198.51.100.5:5060");
+    let setup = setup(&service(0, "udp", to, &sip(to, "60s", "0.0.0.0"), 5060));
+    let mut input = Vec::new();
+    for n in 0..5000u16 {
+        let from = format!("192.0.2.{}:5060", 2 + n % 200);
+        let whole = Frame::new().id(n).udp(at(&from), to, &[b'x'; 1600]);
+        input.push((u64::from(n) / 100, fragment(&whole, 1500).swap_remove(0)));
+    }
+    let input = capture(&input);
+    for workers in [1, 2] {
+        let most = bounded("flood", &setup, &input.path, workers);
+        assert_eq!(most, (workers * DATAGRAMS_MAX) as u64, "{workers} workers");
+    }
 }
