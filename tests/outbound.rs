@@ -8,7 +8,7 @@ use crossbeam::queue::ArrayQueue;
 use polder::forward::{Egress, Fib, FibInput, NeighbourDef, PortDef, PortId, Sink, Verdict};
 use polder::io::mem::{MemBuf, MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{Frame, verify};
-use polder::net::{DropReason, Mac, PacketBuf, Tick};
+use polder::net::{DropReason, HashKey, Mac, PacketBuf, Tick};
 use polder::worker::{Moved, Outbound, Owed, Ring, Wiring, WorkerShared};
 
 const BUFFERS: usize = 256;
@@ -53,7 +53,7 @@ impl Bench {
             punt_nowhere: false,
         };
         Self {
-            out: Outbound::new(wiring, Arc::clone(&shared)),
+            out: Outbound::new(wiring, Arc::clone(&shared), HashKey::from_seed(1)),
             shared,
             wire,
             pool,

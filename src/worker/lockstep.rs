@@ -141,19 +141,42 @@ impl Lockstep {
         self.settle();
     }
 
-    /// Lets time pass.
+    /// Lets time pass. Templates whose time is over are then gone from the counts as well.
     pub fn advance(&mut self, now: Tick) {
         self.pass_to(now);
         self.settle();
+        self.sweep();
     }
 
     /// Time, and the management core's work that has come due with it.
     fn pass_to(&mut self, now: Tick) {
+        self.step_to(now);
         self.now = now;
         if now.since(self.swept) >= SWEEP_TICKS {
-            self.swept = now;
-            self.plane.sweep_templates(now);
+            self.sweep();
         }
+    }
+
+    fn sweep(&mut self) {
+        self.swept = self.now;
+        self.plane.sweep_templates(self.now);
+    }
+
+    /// Lets a pause pass tick by tick, for as long as it matters: whether a template is restarted when its timer fires
+    /// hangs on which of its connections have ended before (specification §2.7), to the tick. Without connections, or
+    /// without templates, nothing in a pause depends on what came first, and it is one step.
+    fn step_to(&mut self, now: Tick) {
+        while now.0.wrapping_sub(self.now.0) > 1 && now.reached(self.now) && self.is_timed() {
+            self.now = self.now.plus(1);
+            for w in &mut self.workers {
+                w.poll_to(self.now);
+            }
+        }
+    }
+
+    fn is_timed(&self) -> bool {
+        self.plane.templates.next_deadline().is_some()
+            && self.counters().any(|c| c.connections.get() > 0)
     }
 
     /// All templates.
@@ -168,6 +191,7 @@ impl Lockstep {
             w.stop();
         }
         self.settle();
+        self.sweep();
     }
 
     fn settle(&mut self) {
@@ -188,6 +212,12 @@ impl Lockstep {
                 }
             }
         }
+    }
+
+    /// What the workers share with the management core.
+    #[must_use]
+    pub fn plane(&self) -> &Plane {
+        &self.plane
     }
 
     /// The published configuration.

@@ -141,7 +141,7 @@ impl<I: PacketIo> Inner<I> {
         // Timers first: a connection whose time is over must not catch a packet that came after.
         let mut work = self.director.expire(&cx, expire_budget);
         work += self.command(shared, cx.now);
-        self.out.expire_fragments();
+        work += self.out.expire_fragments();
         self.out.sweep_waiting(&cx.snapshot.fib);
         for port in 0..self.out.wiring.queues.len() {
             cx.ingress = port_id(port);

@@ -131,15 +131,16 @@ impl<I: PacketIo> Outbound<I> {
         self.now = now;
     }
 
-    /// Ends datagrams whose other fragments did not come in time.
-    pub fn expire_fragments(&mut self) {
+    /// Ends datagrams whose other fragments did not come in time, some at a time; returns how many.
+    pub fn expire_fragments(&mut self) -> usize {
         if self.fragments.held() == 0 {
-            return;
+            return 0;
         }
         let counters = &self.shared.counters;
         let lose = |lost: Lost<I::Buf>| counters.drop(lost.reason);
-        self.fragments.expire(self.now, FRAGMENT_BUDGET, lose);
+        let ended = self.fragments.expire(self.now, FRAGMENT_BUDGET, lose);
         self.count_held();
+        ended
     }
 
     /// A fragment of a datagram that the worker `from` hands over.

@@ -1,23 +1,34 @@
-//! `polder demo sip`: calls of real SIP user agents over UDP to three servers.
+//! `polder demo sip`: a thousand calls of real SIP user agents on one 5-tuple, to three servers.
 //!
-//! A plain UDP service: each call has a socket of its own, so a call is a connection and stays on its server.
+//! The caller has one socket for all of its calls, as a proxy has, so addresses and ports say nothing about which call a
+//! datagram belongs to: a one-packet service with the `sip` engine keeps each call where it began. What went where is
+//! read from the servers' own records of what they heard, never from the appliance's counters.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::args::DemoDevice;
 use super::super::{Failure, print};
 use super::lab::{self, Process};
-use super::{
-    CLIENT, NEXT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml, table,
-};
+use super::{CLIENT, NEXT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml};
 
-/// Calls of each phase, and how many begin a second.
-const CALLS: u64 = 240;
-const RATE: u64 = 60;
+/// Calls, and how many begin a second.
+const CALLS: u64 = 1200;
+const RATE: u64 = 80;
 /// How long a call lasts, in milliseconds.
-const TALK_MS: u64 = 1000;
+const TALK_MS: u64 = 4000;
+/// When the server is killed, and how long it is away: longer than a call lasts.
+const KILLED_AFTER: Duration = Duration::from_millis(5000);
+const AWAY: Duration = Duration::from_millis(5500);
+/// The longest that all calls may take.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Processes that answer: a server each, and the killed one's second life.
+const AGENTS: usize = SERVERS.len() + 1;
+/// The second life.
+const SECOND_LIFE: usize = SERVERS.len();
 
 /// What a caller's run came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +40,8 @@ struct Calls {
 pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure> {
     lab::need(&["sipp"])?;
     let service = format!(
-        "  - name: sip\n    protocol: udp\n    address: {VIRTUAL}\n    port: 5060\n    scheduler: rr\n    servers:\n{}",
+        "  - name: sip\n    protocol: udp\n    address: {VIRTUAL}\n    port: 5060\n    scheduler: rr\n    one_packet: true\n    \
+         persistence: {{timeout: 60s, netmask: 0.0.0.0, engine: sip}}\n    servers:\n{}",
         servers_yaml(5060)
     );
     let net = Network::start(device, &service)?;
@@ -37,71 +49,78 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     let mut agents: Vec<Process> = (0..SERVERS.len())
         .map(|i| answerer(&net, i))
         .collect::<Result<_, String>>()?;
-    // A call or two to let the kernel find the neighbours.
-    calls(&net, "warm", 3)?;
+    // A call or three to let the kernel find the neighbours.
+    let (mut warm, file) = start_calls(&net, "warm", 3, 0)?;
+    finish_calls(&mut warm, &file)?;
 
-    let zero = net.given()?;
-    net.progress("phase 1: calls to all three servers");
-    let before = calls(&net, "before", CALLS)?;
-    let one = net.given()?;
-
-    net.progress("phase 2: one server is killed with calls in progress and taken out");
-    let (mut caller, file) = start_calls(&net, "during", CALLS)?;
-    std::thread::sleep(Duration::from_millis(1500));
+    net.progress(&format!("{CALLS} calls on one 5-tuple begin"));
+    let (mut caller, file) = start_calls(&net, OURS, CALLS, TALK_MS)?;
+    std::thread::sleep(KILLED_AFTER);
+    net.progress("one server is killed with calls in progress and taken out");
     agents[VICTIM].kill();
     net.set_victim("sip", 5060, "maint")?;
-    let two = net.given()?;
-    let during = finish_calls(&mut caller, &file)?;
-    let three = net.given()?;
-
-    net.progress("phase 3: it comes back");
-    agents[VICTIM] = answerer(&net, VICTIM)?;
+    // What the workers had in hand by the configuration before.
+    std::thread::sleep(Duration::from_millis(100));
+    let out_at = net.given()?;
+    std::thread::sleep(AWAY);
+    let away = minus(net.given()?, out_at);
+    net.progress("it comes back");
+    agents[VICTIM] = answerer(&net, SECOND_LIFE)?;
     net.set_victim("sip", 5060, "ready")?;
-    let after = calls(&net, "after", CALLS)?;
-    let four = net.given()?;
+    let calls = finish_calls(&mut caller, &file)?;
     let (received, punted, dropped, identity) = net.frames()?;
     net.progress("done");
     net.progress_end();
 
-    let phases = [
-        ("all three", minus(one, zero)),
-        ("one out", minus(three, two)),
-        ("back again", minus(four, three)),
-    ];
-    let mut text = table("calls given to", &phases);
+    let heard = heard_by_all(&net)?;
+    let tally = Tally::of(&heard);
+    let mut text = tally.table();
     text.push_str(&format!(
-        "\ncalls completed: {}, {}, {}; failed: {}, {}, {}\n\
+        "\nmisdirected in-dialog requests = {}\n\
+         calls completed: {}, failed: {}; {} were open on the server when it was killed\n\
          frames: {received} received, {punted} given to the kernel, {dropped} dropped\n\n",
-        before.good, during.good, after.good, before.failed, during.failed, after.failed
+        tally.misdirected(),
+        calls.good,
+        calls.failed,
+        tally.orphans,
     ));
     print(out, &text)?;
 
-    // What was open to the killed server: a third of the calls of a call's length.
-    let open = (RATE * (TALK_MS + 500) / 1000).div_ceil(3) + 5;
     let mut promises = Promises::default();
+    let begun: u64 = tally.agents.iter().map(|a| a.calls).sum();
     promises.see(
-        before.good == CALLS && before.failed == 0,
-        format!("{CALLS} calls complete while all are there"),
+        begun == CALLS && calls.good + calls.failed == CALLS,
+        format!("{CALLS} calls of {} s on one 5-tuple", TALK_MS / 1000),
     );
     promises.see(
-        phases[0].1.iter().all(|n| *n > 0),
-        "all three servers are used",
+        tally.agents[..SERVERS.len()].iter().all(|a| a.calls > 0),
+        "all three servers have calls",
     );
     promises.see(
-        phases[1].1[VICTIM] == 0,
-        "the killed server gets no call once it is out",
+        tally.misdirected() == 0,
+        "every request within a call of a living server reaches the server that has the call",
     );
     promises.see(
-        during.failed <= open,
+        tally.agents[..SERVERS.len()]
+            .iter()
+            .all(|a| a.in_dialog > 0)
+            && tally.orphans > 0,
+        "there were such requests to every server, and calls on the killed one",
+    );
+    promises.see(
+        away[VICTIM] == 0,
+        "the killed server gets nothing once it is out",
+    );
+    promises.see(
+        calls.failed <= tally.orphans,
         format!(
-            "only calls that were open to it may fail ({} did, at most {open} were)",
-            during.failed
+            "only calls that were open on it may fail ({} did, {} were)",
+            calls.failed, tally.orphans
         ),
     );
-    promises.see(phases[2].1[VICTIM] > 0, "it is used again when it is back");
     promises.see(
-        after.good == CALLS && after.failed == 0,
-        "no call fails after that",
+        tally.agents[SECOND_LIFE].calls > 0,
+        "it is used again when it is back",
     );
     promises.see(
         identity,
@@ -117,14 +136,25 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     print(out, NEXT)
 }
 
+/// Which server an answering process is.
+fn server_of(agent: usize) -> usize {
+    if agent == SECOND_LIFE { VICTIM } else { agent }
+}
+
+/// Where an answering process writes what it hears and says.
+fn record(net: &Network, agent: usize) -> PathBuf {
+    net.lab.dir().join(format!("uas{agent}.messages"))
+}
+
 /// A SIP server that answers calls.
-fn answerer(net: &Network, i: usize) -> Result<Process, String> {
+fn answerer(net: &Network, agent: usize) -> Result<Process, String> {
     let mut command = net.servers.command("sipp");
     command.current_dir(net.lab.dir());
-    command.args([
-        "-sn", "uas", "-i", SERVERS[i], "-p", "5060", "-nostdin", "-t", "u1",
-    ]);
-    let log = net.lab.dir().join(format!("uas{i}.log"));
+    command.args(["-sn", "uas", "-i", SERVERS[server_of(agent)], "-p", "5060"]);
+    command.args(["-nostdin", "-t", "u1"]);
+    command.args(["-trace_shortmsg", "-shortmessage_file"]);
+    command.arg(record(net, agent));
+    let log = net.lab.dir().join(format!("uas{agent}.log"));
     let mut process = Process::start("sipp uas", command, &log)?;
     // It listens within a moment; a call that comes too early is sent again by its caller.
     std::thread::sleep(Duration::from_millis(300));
@@ -135,30 +165,26 @@ fn answerer(net: &Network, i: usize) -> Result<Process, String> {
     Err(format!("a SIP server did not start:\n{said}"))
 }
 
-fn start_calls(net: &Network, name: &str, n: u64) -> Result<(Process, PathBuf), String> {
+/// How the Call-IDs of the calls that count begin.
+const OURS: &str = "call";
+
+fn start_calls(
+    net: &Network,
+    name: &str,
+    n: u64,
+    talk_ms: u64,
+) -> Result<(Process, PathBuf), String> {
     let file = net.lab.dir().join(format!("{name}.csv"));
     let mut command = net.client.command("sipp");
     command.current_dir(net.lab.dir());
-    // One socket for each call.
-    command.args([
-        "-sn",
-        "uac",
-        "-t",
-        "un",
-        "-max_socket",
-        "4000",
-        "-i",
-        CLIENT,
-        "-nostdin",
-    ]);
-    command.args([
-        "-r",
-        &RATE.to_string(),
-        "-m",
-        &n.to_string(),
-        "-d",
-        &TALK_MS.to_string(),
-    ]);
+    // One socket for all calls, and one port for all callers.
+    command.args(["-sn", "uac", "-t", "u1", "-i", CLIENT, "-p", "5060"]);
+    command
+        .args(["-nostdin", "-cid_str"])
+        .arg(format!("{name}-%u@demo"));
+    for (option, value) in [("-r", RATE), ("-m", n), ("-d", talk_ms), ("-l", n)] {
+        command.arg(option).arg(value.to_string());
+    }
     // A request without an answer is given up after so long.
     command
         .args(["-recv_timeout", "4000", "-fd", "1", "-trace_stat", "-stf"])
@@ -172,16 +198,11 @@ fn start_calls(net: &Network, name: &str, n: u64) -> Result<(Process, PathBuf), 
     Ok((process, file))
 }
 
-fn finish_calls(caller: &mut Process, file: &PathBuf) -> Result<Calls, String> {
-    caller.wait(Duration::from_secs(60))?;
+fn finish_calls(caller: &mut Process, file: &Path) -> Result<Calls, String> {
+    caller.wait(PATIENCE)?;
     let text =
         std::fs::read_to_string(file).map_err(|e| format!("sipp left no statistics: {e}"))?;
     parse(&text).ok_or_else(|| format!("sipp's statistics are not understood:\n{text}"))
-}
-
-fn calls(net: &Network, name: &str, n: u64) -> Result<Calls, String> {
-    let (mut caller, file) = start_calls(net, name, n)?;
-    finish_calls(&mut caller, &file)
 }
 
 /// The totals in the last line of sipp's statistics.
@@ -199,6 +220,137 @@ fn parse(csv: &str) -> Option<Calls> {
     })
 }
 
+/// A request that a server has heard.
+#[derive(Clone, Debug, PartialEq)]
+struct Heard {
+    /// Seconds since 1970.
+    at: f64,
+    agent: usize,
+    call: String,
+    method: Method,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Invite,
+    Ack,
+    Bye,
+}
+
+/// All requests of calls that count, from the servers' records, in the order of time.
+fn heard_by_all(net: &Network) -> Result<Vec<Heard>, String> {
+    let mut all = Vec::new();
+    for agent in 0..AGENTS {
+        let path = record(net, agent);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| format!("a SIP server left no record of its messages: {e}"))?;
+        all.extend(text.lines().filter_map(|line| heard(agent, line)));
+    }
+    all.sort_by(|a, b| a.at.total_cmp(&b.at));
+    Ok(all)
+}
+
+/// A line of sipp's short messages: date, time, seconds, received or sent, Call-ID, CSeq, first line; tabs between them.
+fn heard(agent: usize, line: &str) -> Option<Heard> {
+    let fields: Vec<_> = line.split('\t').collect();
+    let [_, _, at, "R", call, _, first] = fields[..] else {
+        return None;
+    };
+    let method = match first.split(' ').next()? {
+        "INVITE" => Method::Invite,
+        "ACK" => Method::Ack,
+        "BYE" => Method::Bye,
+        _ => return None,
+    };
+    call.starts_with(OURS).then_some(())?;
+    Some(Heard {
+        at: at.parse().ok()?,
+        agent,
+        call: call.to_owned(),
+        method,
+    })
+}
+
+/// What one server heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Share {
+    /// Calls that began there.
+    calls: u64,
+    /// Requests within those.
+    in_dialog: u64,
+    /// Requests within calls that a living server has.
+    misdirected: u64,
+    /// Requests within calls that the killed server had.
+    inherited: u64,
+}
+
+/// What all servers heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    agents: [Share; AGENTS],
+    /// Calls that had begun on the killed server and not ended there.
+    orphans: u64,
+}
+
+impl Tally {
+    /// From all requests in the order of time. A call is where its first INVITE was heard; a request of a call that no
+    /// server has heard an INVITE of is misdirected wherever it is heard.
+    fn of(heard: &[Heard]) -> Self {
+        let mut home: HashMap<&str, usize> = HashMap::new();
+        for h in heard.iter().filter(|h| h.method == Method::Invite) {
+            home.entry(&h.call).or_insert(h.agent);
+        }
+        let mut tally = Self::default();
+        for agent in home.values() {
+            tally.agents[*agent].calls += 1;
+        }
+        let mut ended: HashSet<&str> = HashSet::new();
+        for h in heard {
+            let share = &mut tally.agents[h.agent];
+            match home.get(&*h.call) {
+                Some(own) if *own == h.agent => {
+                    share.in_dialog += u64::from(h.method != Method::Invite);
+                    if h.method == Method::Bye && *own == VICTIM {
+                        ended.insert(&h.call);
+                    }
+                }
+                Some(&VICTIM) => share.inherited += 1,
+                _ => share.misdirected += 1,
+            }
+        }
+        tally.orphans = tally.agents[VICTIM].calls - ended.len() as u64;
+        tally
+    }
+
+    fn misdirected(&self) -> u64 {
+        self.agents.iter().map(|a| a.misdirected).sum()
+    }
+
+    /// A row for each server and life.
+    fn table(&self) -> String {
+        let mut text = format!(
+            "\n{:<26}{:>8}{:>21}{:>14}{:>26}\n",
+            "server", "calls", "in-dialog requests", "misdirected", "of the killed one's calls"
+        );
+        for (agent, share) in self.agents.iter().enumerate() {
+            let life = match agent {
+                VICTIM => " (until killed)",
+                SECOND_LIFE => " (back again)",
+                _ => "",
+            };
+            text.push_str(&format!(
+                "{:<26}{:>8}{:>21}{:>14}{:>26}\n",
+                format!("{}{life}", SERVERS[server_of(agent)]),
+                share.calls,
+                share.in_dialog,
+                share.misdirected,
+                share.inherited
+            ));
+        }
+        text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,5 +366,63 @@ mod tests {
             })
         );
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn the_servers_records_are_understood() {
+        let line =
+            "2026-01-02\t03:04:05.5\t1795247394.25\tR\tcall-1@demo\tCSeq:2 BYE\tBYE sip:x SIP/2.0";
+        let h = heard(2, line).expect("a request");
+        assert_eq!(
+            (h.agent, &*h.call, h.method),
+            (2, "call-1@demo", Method::Bye)
+        );
+        assert!((h.at - 1_795_247_394.25).abs() < 1e-6);
+        assert_eq!(heard(2, &line.replace("\tR\t", "\tS\t")), None, "sent");
+        assert_eq!(heard(2, &line.replace("call-1", "warm-1")), None);
+        assert_eq!(
+            heard(2, &line.replace("BYE sip:x SIP/2.0", "SIP/2.0 200 OK")),
+            None
+        );
+    }
+
+    #[test]
+    fn a_request_at_another_server_than_its_call_s_is_misdirected_unless_that_was_killed() {
+        let mut at = 0.0;
+        let mut h = |agent, call: &str, method| {
+            at += 1.0;
+            Heard {
+                at,
+                agent,
+                call: call.to_owned(),
+                method,
+            }
+        };
+        let heard = [
+            h(0, "a", Method::Invite),
+            h(0, "a", Method::Ack),
+            h(2, "a", Method::Bye),
+            h(VICTIM, "b", Method::Invite),
+            h(2, "b", Method::Bye),
+            h(VICTIM, "c", Method::Invite),
+            h(VICTIM, "c", Method::Bye),
+            h(2, "unheard of", Method::Ack),
+            h(2, "a", Method::Invite),
+            h(SECOND_LIFE, "d", Method::Invite),
+            h(SECOND_LIFE, "d", Method::Bye),
+        ];
+        let tally = Tally::of(&heard);
+        assert_eq!(tally.misdirected(), 3);
+        assert_eq!(tally.orphans, 1);
+        let share = |calls, in_dialog, misdirected, inherited| Share {
+            calls,
+            in_dialog,
+            misdirected,
+            inherited,
+        };
+        assert_eq!(tally.agents[0], share(1, 1, 0, 0));
+        assert_eq!(tally.agents[VICTIM], share(2, 1, 0, 0));
+        assert_eq!(tally.agents[2], share(0, 0, 3, 1));
+        assert_eq!(tally.agents[SECOND_LIFE], share(1, 1, 0, 0));
     }
 }

@@ -25,6 +25,9 @@ const MEMORY_MAX: usize = 4 << 30;
 /// Buffers of each worker.
 const BUFFERS: usize = 4096;
 
+/// How often templates whose time is over are ended.
+const SWEEP: Duration = Duration::from_millis(100);
+
 /// Frames for each worker and port, in order.
 type Dealt = Vec<Vec<Vec<Vec<u8>>>>;
 
@@ -41,12 +44,11 @@ pub(super) fn run(
     let per_worker = rate.map(|pps| (pps / options.workers as u64).max(1));
     let wall = race(workers, per_worker, &plane, frames * options.repeat);
     let wall_s = wall.as_secs_f64();
-    let counters: Vec<_> = plane.workers.iter().map(|w| &w.counters).collect();
     let took = Durations {
         duration_s: wall_s,
         wall_s,
     };
-    let mut report = Report::new(&plane.snapshot.load(), &counters, took);
+    let mut report = Report::new(&plane, took);
     rate_workers(&mut report, wall_s);
     if let Some(path) = &options.connections {
         // The workers are gone with their tables; the listing is of a run in the captures' time.
@@ -162,6 +164,7 @@ fn race<I: PacketIo + 'static>(
         plane.workers.iter().map(|w| f(&w.counters)).sum::<u64>()
     };
     let mut last = (0, Instant::now());
+    let mut swept = began;
     // Frames that no buffer holds are never given out, so the end is also where nothing moves any more.
     loop {
         std::thread::sleep(Duration::from_millis(1));
@@ -172,6 +175,11 @@ fn race<I: PacketIo + 'static>(
         }
         if received != last.0 {
             last = (received, Instant::now());
+        }
+        // The management core's work, by the management core's clock.
+        if swept.elapsed() >= SWEEP {
+            swept = Instant::now();
+            plane.sweep_templates(plane.now());
         }
     }
     let took = began.elapsed();
@@ -189,6 +197,7 @@ fn race<I: PacketIo + 'static>(
     for worker in &mut workers {
         worker.stop();
     }
+    plane.sweep_templates(plane.now());
     took
 }
 

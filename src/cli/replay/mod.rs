@@ -5,6 +5,7 @@
 
 mod bench;
 mod input;
+mod listing;
 mod report;
 
 use std::fmt;
@@ -16,9 +17,8 @@ use std::time::{Duration, Instant};
 pub use report::{Durations, Report};
 
 use super::args::{Rate, ReplayArgs, ReplayClock, ReportFormat};
-use super::{Failure, print, table};
+use super::{Failure, print};
 use crate::forward::{PortId, Setup};
-use crate::mgmt::{api, names};
 use crate::net::Tick;
 use crate::net::pcap::{PcapError, Writer};
 use crate::worker::assemble::Sizes;
@@ -264,9 +264,9 @@ fn by_capture(
         duration_s: clock.elapsed.as_secs_f64(),
         wall_s: started.elapsed().as_secs_f64(),
     };
-    let report = Report::new(&bed.snapshot(), &bed.counters().collect::<Vec<_>>(), took);
+    let report = Report::new(bed.plane(), took);
     if let Some(path) = &options.connections {
-        write_connections(path, &bed.connections())?;
+        write_listing(path, &mut bed)?;
     }
     Ok(Finished {
         report,
@@ -305,33 +305,15 @@ fn write_out(
     failed.map_or(Ok(()), Err)
 }
 
-fn write_connections(path: &PathBuf, rows: &[crate::worker::ConnRow]) -> Result<(), ReplayError> {
-    let mut text = table::connections_header(true);
-    for row in rows {
-        text.push_str(&table::connection(&listed(row)));
-    }
+fn write_listing(path: &PathBuf, bed: &mut Lockstep) -> Result<(), ReplayError> {
+    let (connections, templates) = (bed.connections(), bed.templates());
+    let text = listing::text(&bed.snapshot(), &connections, &templates);
     File::create(path)
         .and_then(|mut f| f.write_all(text.as_bytes()))
         .map_err(|error| ReplayError::Output {
             path: path.clone(),
             error,
         })
-}
-
-/// A row as the control socket would give it, so that both are printed by the same code.
-fn listed(row: &crate::worker::ConnRow) -> api::Connection {
-    api::Connection {
-        protocol: names::protocol(row.proto),
-        state: names::state(row.proto, row.state, row.flags).to_owned(),
-        expires_s: f64::from(row.expires) / f64::from(Tick::PER_SECOND),
-        client: names::endpoint(row.client.0, row.client.1),
-        virtual_: names::endpoint(row.virtual_.0, row.virtual_.1),
-        destination: names::endpoint(row.dest.0, row.dest.1),
-        service: None,
-        server: None,
-        worker: 0,
-        packets_in: row.in_pkts,
-    }
 }
 
 /// `polder replay`: loads, replays, reports.

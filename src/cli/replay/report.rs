@@ -4,9 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::forward::Snapshot;
 use crate::net::DropReason;
+use crate::persist::NoKey;
 use crate::table::{Counter, DestCounters, ServiceCounters, WorkerCounters};
+use crate::worker::Plane;
 
 /// Everything that a replay reports.
 #[derive(Clone, Debug, Serialize)]
@@ -79,12 +80,26 @@ pub struct ServiceReport {
     pub bytes_out: u64,
     /// Connections scheduled.
     pub connections: u64,
-    /// Persistence templates at the end.
+    /// Persistence templates at the end, those of sessions that a `payload_key` names among them.
     pub templates: u64,
+    /// Connections, or one-packet datagrams, whose server a template gave.
+    pub template_hits: u64,
+    /// Templates made because there was none.
+    pub template_misses: u64,
+    /// Packets in which no key was found where there should be one, by reason; every reason is there.
+    pub payload_key_failures: serde_json::Map<String, serde_json::Value>,
+    /// Connections that ended because their session went on from another address or port.
+    pub rehomed: u64,
+    /// Sessions served without a template, for want of room.
+    pub sessions_untracked: u64,
     /// Packets that would have begun a connection and found no server.
     pub rejected_no_server: u64,
     /// Packets that would have begun a connection and found no room.
     pub rejected_table_full: u64,
+    /// Packets that would have begun a connection and found no room for their template.
+    pub rejected_template_table_full: u64,
+    /// Packets that would have begun a connection and had no key, where the service drops those.
+    pub rejected_no_key: u64,
     /// Its real servers, in the configuration's order.
     pub servers: Vec<ServerReport>,
 }
@@ -112,6 +127,8 @@ pub struct ServerReport {
     pub active: u32,
     /// Inactive connections at the end.
     pub inactive: u32,
+    /// Persistence templates at the end.
+    pub persistent: u32,
     /// Whether it is overloaded at the end.
     pub overloaded: bool,
 }
@@ -126,10 +143,11 @@ pub struct Durations {
 }
 
 impl Report {
-    /// Reads the counters of all workers.
+    /// Reads the counters of all workers. Templates that have just ended are counted unless they were swept.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
-    pub fn new(snapshot: &Snapshot, counters: &[&WorkerCounters], took: Durations) -> Self {
+    pub fn new(plane: &Plane, took: Durations) -> Self {
+        let counters: Vec<_> = plane.workers.iter().map(|w| &w.counters).collect();
         let sum = |f: &dyn Fn(&WorkerCounters) -> u64| counters.iter().map(|c| f(c)).sum::<u64>();
         let received = sum(&|c| c.received.get());
         let transmitted = sum(&|c| c.transmitted.get());
@@ -173,9 +191,11 @@ impl Report {
                 .enumerate()
                 .map(|(i, c)| worker(i, c))
                 .collect(),
-            services: snapshot
+            services: plane
+                .snapshot
+                .load()
                 .services_in_order()
-                .map(|s| service(s, counters))
+                .map(|s| service(s, plane, &counters))
                 .collect(),
         }
     }
@@ -193,7 +213,11 @@ fn worker(id: usize, c: &WorkerCounters) -> WorkerReport {
     }
 }
 
-fn service(s: &crate::forward::Service, counters: &[&WorkerCounters]) -> ServiceReport {
+fn service(
+    s: &crate::forward::Service,
+    plane: &Plane,
+    counters: &[&WorkerCounters],
+) -> ServiceReport {
     let sum = |f: fn(&ServiceCounters) -> &Counter| {
         counters
             .iter()
@@ -207,11 +231,29 @@ fn service(s: &crate::forward::Service, counters: &[&WorkerCounters]) -> Service
         packets_out: sum(|c| &c.packets_out),
         bytes_out: sum(|c| &c.bytes_out),
         connections: sum(|c| &c.connections),
-        templates: 0,
+        templates: plane.templates.in_service(s.id).into(),
+        template_hits: sum(|c| &c.template_hits),
+        template_misses: sum(|c| &c.template_misses),
+        payload_key_failures: NoKey::ALL
+            .iter()
+            .map(|why| (why.name().to_owned(), sum(failures(*why)).into()))
+            .collect(),
+        rehomed: sum(|c| &c.rehomed),
+        sessions_untracked: sum(|c| &c.sessions_untracked),
         rejected_no_server: sum(|c| &c.rejected_no_server),
         rejected_table_full: sum(|c| &c.rejected_table_full),
+        rejected_template_table_full: sum(|c| &c.rejected_template_table_full),
+        rejected_no_key: sum(|c| &c.rejected_no_key),
         // The data path's order is the newest first.
         servers: s.dests.iter().rev().map(|d| server(d, counters)).collect(),
+    }
+}
+
+/// Where packets without a key are counted.
+fn failures(why: NoKey) -> fn(&ServiceCounters) -> &Counter {
+    match why {
+        NoKey::Short => |c| &c.no_key_short,
+        NoKey::Missing => |c| &c.no_key_missing,
     }
 }
 
@@ -230,6 +272,7 @@ fn server(d: &crate::table::Dest, counters: &[&WorkerCounters]) -> ServerReport 
         connections: sum(|c| &c.connections),
         active: d.shared.active(),
         inactive: d.shared.inactive(),
+        persistent: d.shared.persistent(),
         overloaded: d.shared.overloaded(),
     }
 }
@@ -279,6 +322,18 @@ impl fmt::Display for Report {
                 "service {}: {} packets in, {} out, {} connections",
                 s.name, s.packets_in, s.packets_out, s.connections
             )?;
+            if s.template_hits + s.template_misses > 0 {
+                writeln!(
+                    f,
+                    "  templates: {} at the end, {} made, {} times used again",
+                    s.templates, s.template_misses, s.template_hits
+                )?;
+            }
+            for (why, n) in &s.payload_key_failures {
+                if n.as_u64() != Some(0) {
+                    writeln!(f, "  packets without a key, {why}: {n}")?;
+                }
+            }
             for d in &s.servers {
                 writeln!(
                     f,
