@@ -345,7 +345,9 @@ impl Dest {
         }
         let mut counts = self.shared.counts();
         if self.by_session {
-            counts.total += self.shared.persistent();
+            let sessions = self.shared.persistent();
+            counts.active += sessions;
+            counts.total += sessions;
             counts.overloaded |= self.thresholds().full(counts.total);
         }
         (!counts.overloaded || self.upper_threshold == 0).then_some(counts)

@@ -44,10 +44,22 @@ fn lowered(text: &str) -> crate::forward::ServiceDef {
 #[test]
 fn one_packet_scheduling_is_for_udp() {
     check(vec![
-        row("on UDP", udp("one_packet: true"), &[]),
+        row("on UDP", udp("one_packet: true, scheduler: rr"), &[]),
+        row(
+            "with nothing to count",
+            udp("one_packet: true"),
+            &[
+                "3:66: warning: services[0].one_packet: `wlc` counts connections, of which `one_packet` leaves none",
+            ],
+        ),
+        row(
+            "with sessions to count",
+            udp("one_packet: true, persistence: {}"),
+            &[],
+        ),
         row(
             "on TCP",
-            tcp("one_packet: true"),
+            tcp("one_packet: true, scheduler: rr"),
             &[
                 "3:66: error: services[0].one_packet: `one_packet` is for UDP: the packets of a TCP connection can't go",
             ],
@@ -55,14 +67,14 @@ fn one_packet_scheduling_is_for_udp() {
         row("not on TCP", tcp("one_packet: false"), &[]),
         row(
             "on a mark with masq",
-            mark("one_packet: true"),
+            mark("one_packet: true, scheduler: rr"),
             &[
                 "3:27: error: services[0].one_packet: `one_packet` leaves no connection behind by which replies of `masq`",
             ],
         ),
         row(
             "on a mark without masq",
-            mark("one_packet: true").replace("11}", "11, forwarding: direct}"),
+            mark("one_packet: true, scheduler: rr").replace("11}", "11, forwarding: direct}"),
             &[],
         ),
         row(
