@@ -98,6 +98,8 @@ pub struct FamilyIndex<F: Family> {
     any_port: bool,
     /// Whether some TCP service has FTP's port.
     ftp: bool,
+    /// Whether some service is a one-packet service.
+    one_packet: bool,
     /// Masqueraded real servers whose own packets leave in their service's name, connection or not.
     initiators: HashMap<ServiceKey<F>, DestId>,
     /// Masqueraded real servers by address, port and protocol: whose packets may be replies. Port 0 where the server
@@ -115,6 +117,7 @@ impl<F: Family> Default for FamilyIndex<F> {
             marks: Vec::new(),
             any_port: false,
             ftp: false,
+            one_packet: false,
             initiators: HashMap::new(),
             dests: HashMap::new(),
             virtual_addrs: HashSet::new(),
@@ -141,6 +144,13 @@ impl<F: Family> FamilyIndex<F> {
             })
             .or_else(|| self.any_port.then(|| at(0))?)
             .map(|id| (id, mark))
+    }
+
+    /// Whether some service is a one-packet service.
+    #[inline]
+    #[must_use]
+    pub fn has_one_packet(&self) -> bool {
+        self.one_packet
     }
 
     /// The mark that the first rule that fits gives to a packet; 0 for none.
@@ -744,6 +754,10 @@ fn put<T>(slots: &mut Vec<Option<Arc<T>>>, at: u32, value: Arc<T>) {
 }
 
 fn index_service(out: &mut Services, service: &Service) {
+    match service.af {
+        Af::V4 => out.v4.one_packet |= service.def.one_packet,
+        Af::V6 => out.v6.one_packet |= service.def.one_packet,
+    }
     match service.def.kind {
         ServiceKind::Address { proto, addr, port } => match addr {
             IpAddr::V4(a) => out.v4.add_service(a.into(), port, proto, service.id),

@@ -77,6 +77,10 @@ impl Director {
         let udp = p.ip.flow.proto == proto::UDP;
         let data = match persistence.engine.filter(|_| udp) {
             None => None,
+            Some(_) if p.ahead.len > 0 => {
+                let from = usize::from(p.ahead.from);
+                p.buf.data().get(from..from + usize::from(p.ahead.len))
+            }
             Some(engine) => match engine.key(p.payload(), &mut scratch) {
                 Ok(key) => Some(key),
                 Err(why) => {
@@ -97,7 +101,10 @@ impl Director {
             data,
         );
         let new = new_template::<F>(service, persistence, flow.src);
-        by_template(cx, service, &key, new, &selection, purpose)
+        // Zero is as good a hash as any; it only says that none was computed.
+        let hash = Some(p.ahead.hash).filter(|hash| *hash != 0);
+        let hash = hash.unwrap_or_else(|| cx.templates.hash(&key));
+        by_template(cx, service, (&key, hash), new, &selection, purpose)
     }
 
     fn selection<'s, F: Side>(&mut self, cx: &Context<'_>, ip: &Ip<F>) -> Selection<'s> {
@@ -135,7 +142,8 @@ impl Director {
         let new = session_new(cx);
         let template = session_template::<F>(service, key);
         let session = self.session_hash(key);
-        match by_template(cx, service, &template, new, &selection, purpose) {
+        let hash = cx.templates.hash(&template);
+        match by_template(cx, service, (&template, hash), new, &selection, purpose) {
             Ok(chosen) => Ok(Chosen { session, ..chosen }),
             // The hash finds the session's server without a template. What is lost is that its old connection ends when it moves.
             Err(Refused::TemplateTableFull) if service.def.scheduler == "offh" => {
@@ -274,13 +282,12 @@ fn standing<'a>(cx: &Context<'a>, service: &Service, id: DestId) -> Standing<'a>
 fn by_template<'a>(
     cx: &Context<'a>,
     service: &'a Arc<Service>,
-    key: &TemplateKey<'_>,
+    (key, hash): (&TemplateKey<'_>, u64),
     mut new: NewTemplate,
     selection: &Selection<'_>,
     purpose: Use,
 ) -> Result<Chosen<'a>, Refused> {
     let counters = cx.counters.service(service.id);
-    let hash = cx.templates.hash(key);
     for _ in 0..LOST_RACES_MAX {
         let (template, chosen) = match cx.templates.lookup(key, hash, cx.now) {
             Some((template, id)) => match standing(cx, service, id) {

@@ -4,6 +4,7 @@
 //! engine's eyes; what was done to it is done to the others. So the checksum, which covers the whole, is right after an
 //! incremental update of the first, and no fragment is larger on the way out than it was on the way in.
 
+use super::ahead::Ahead;
 use super::{Carried, Context, Director, Pieces, Side, Sink, Verdict, owner};
 use crate::forward::defs::{PortId, address_bytes};
 use crate::net::{Af, DropReason, Family, Ip, L3, PacketBuf, parse};
@@ -111,6 +112,7 @@ impl Director {
             ip,
             buf,
             whole: Some(message),
+            ahead: Ahead::default(),
         };
         self.flow(cx, p, hit, sink)
     }
