@@ -377,8 +377,6 @@ pub struct Worker {
     pub dropped: u64,
     /// Frames that wait in it now.
     pub held: u64,
-    /// Frames merged into others by reassembly.
-    pub merged: u64,
     /// Fragments that came to be put together.
     #[serde(default)]
     pub fragments_received: u64,

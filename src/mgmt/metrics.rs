@@ -242,9 +242,6 @@ static FAMILIES: &[Family] = families! {
     "polder_packets_transmitted_total" Counter [] Service
         "Frames given to ports."
         |s, o| o.sum(s, |w| w.transmitted);
-    "polder_packets_merged_total" Counter [] Service
-        "Fragments that left as part of a whole datagram."
-        |s, o| o.sum(s, |w| w.merged);
     "polder_packets_held" Gauge [] Service
         "Frames that wait now for a neighbour, for fragments or for a port."
         |s, o| o.sum(s, |w| w.held);

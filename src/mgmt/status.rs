@@ -226,7 +226,6 @@ impl Manager {
                 punted: c.punted.get(),
                 dropped: drops.iter().sum(),
                 held: c.held.get(),
-                merged: c.merged.get(),
                 fragments_received: c.fragments_received.get(),
                 fragments_held: c.fragments_held.get(),
                 datagrams_reassembled: c.datagrams_reassembled.get(),

@@ -114,8 +114,6 @@ pub struct WorkerCounters {
     pub handed_out: Counter,
     /// Frames taken over from other workers.
     pub handed_in: Counter,
-    /// Frames merged into another by reassembly; they leave as part of that one.
-    pub merged: Counter,
     /// Fragments that came to be put together.
     pub fragments_received: Counter,
     /// Datagrams whose fragments are all here.
@@ -155,7 +153,6 @@ impl WorkerCounters {
             held: zero(),
             handed_out: zero(),
             handed_in: zero(),
-            merged: zero(),
             fragments_received: zero(),
             datagrams_reassembled: zero(),
             fragments_held: zero(),
