@@ -22,7 +22,6 @@ fn a_tcp_connection_is_masqueraded_both_ways() {
     let [(LAN, syn)] = &out[..] else {
         panic!("{out:?}")
     };
-    // Round-robin begins after the head of the kernel's list: with the servers in the order .13 .12 .11 that is .12.
     let (src, dst, ttl) = ends(syn);
     assert_eq!((src, dst.port(), ttl), (client, 8080, 63));
     assert_eq!(macs(syn), (server_mac(dst.ip()), LAN_MAC));
