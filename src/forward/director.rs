@@ -278,6 +278,8 @@ impl Director {
             proto::TCP | proto::UDP if p.ip.fragment.is_some() && !atomic(p.ip) => {
                 self.fragment(cx, p.ip)
             }
+            // Where the destination options are in the fragmented part, only the first fragment tells what follows them.
+            proto::IPV6_OPTIONS if p.ip.is_later_fragment() => self.fragment(cx, p.ip),
             proto::TCP | proto::UDP => self.flow(cx, p, hit, sink),
             proto::ICMP | proto::ICMPV6 => self.icmp(cx, p, sink),
             _ => Verdict::Punt,
