@@ -134,9 +134,19 @@ impl Director {
                 conn.session = session;
                 self.take_session::<F, B>(cx, index, sink);
             }
-            // Another worker was faster; the next packet tries again.
+            // Another worker was faster; the next packet goes where that has put the session.
             Ok(_) => {}
-            Err(_) => cx.counters.service(service.id).sessions_untracked.inc(),
+            Err(_) => {
+                // Without a template it stays where it is for as long as the connection does.
+                cx.counters.service(service.id).sessions_untracked.inc();
+                let session = self.session_hash(name);
+                let conn = F::table(self).get_mut(index);
+                let before = conn.template;
+                (conn.template, conn.session) = (NONE, session);
+                if before != NONE {
+                    cx.templates.release(before, cx.now);
+                }
+            }
         }
         Course::Follow
     }
