@@ -322,18 +322,26 @@ impl Director {
         if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id))
             && !reuse
         {
+            let use_it = if conn.flags() & KEYED == 0 {
+                Usable::Yes(index, dest)
+            } else {
+                Usable::Keyed(index, dest)
+            };
+            if dest.one_packet && ip.flow.proto == proto::UDP {
+                // Made before its service was changed to scheduling each datagram by itself.
+                self.remove::<F>(cx, index);
+                return Usable::No;
+            }
             if dest.serving() {
-                return if conn.flags() & KEYED == 0 {
-                    Usable::Yes(index, dest)
-                } else {
-                    Usable::Keyed(index, dest)
-                };
+                return use_it;
             }
             let service = conn.service_id().and_then(|id| cx.snapshot.service(id));
             let policy = service.and_then(|s| s.def.on_server_down);
             let tcp_amid = ip.flow.proto == proto::TCP && !syn;
             match policy {
-                Some(OnServerDown::Keep) => return Usable::Yes(index, dest),
+                Some(OnServerDown::Keep) => return use_it,
+                // The packet may be another session's, whose server is another.
+                Some(OnServerDown::Drop) if conn.flags() & KEYED != 0 => return use_it,
                 Some(OnServerDown::Drop) => return Usable::Refused,
                 None if tcp_amid => return Usable::Refused,
                 None | Some(OnServerDown::Reschedule) => {}

@@ -552,6 +552,7 @@ impl Registry {
             lower_threshold: def.lower_threshold,
             admin: def.admin,
             up: slot.up,
+            one_packet: of.one_packet,
             by_session: of.one_packet && (of.persistence.is_some() || of.payload_key.is_some()),
             available: true,
             shared: Arc::clone(&slot.shared),

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::choice::{self, Chosen, Refused, Use, pick, uncounted};
 use super::{Carried, Context, Director, OPEN, Side, Sink, Verdict};
+use crate::forward::defs::OnServerDown;
 use crate::forward::snapshot::Service;
-use crate::net::{Af, PacketBuf, V4, V6, hash_bytes};
+use crate::net::{Af, DropReason, PacketBuf, V4, V6, hash_bytes};
 use crate::persist::{NoKey, PayloadKey, QuicId, QuicLb, Scratch, Session, SessionKey};
 use crate::sched::Selection;
 use crate::table::{ConnIdx, Dest, NONE, ServiceId};
@@ -55,7 +56,9 @@ impl Director {
             }
             Some(PayloadKey::Quic(lb)) => course_by_server_id(cx, p, service, lb, dest),
         };
+        let refused = service.def.on_server_down == Some(OnServerDown::Drop) && !dest.serving();
         match course {
+            Course::Follow if refused => Verdict::Drop(DropReason::DestUnavailable),
             Course::Follow => self.serve(cx, p, index, dest, sink),
             Course::Leave => {
                 self.remove::<F>(cx, index);
