@@ -5,18 +5,24 @@ mod bed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use bed::*;
 use polder::forward::defs::{Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, ServiceKind};
-use polder::forward::{Prefix, ServiceDef, Setup};
-use polder::net::Af;
+use polder::forward::{PortId, Prefix, Registry, ServiceDef, Setup};
+use polder::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{fragment, verify};
 use polder::net::packet::{proto, tcp_flags};
+use polder::net::{Af, DropReason, Tick, V4};
 use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
 use polder::table::{AdminState, Method};
-use polder::worker::assemble::Sizes;
-use polder::worker::lockstep::Lockstep;
+use polder::worker::assemble::{self, PortParts, Sizes};
+use polder::worker::lockstep::{Lockstep, static_snapshot};
+use polder::worker::{Plane, Worker, list_templates};
 
 const SIP_VIP: &str = "198.51.100.1:5060";
 const VPN: &str = "198.51.100.1:1194";
@@ -95,7 +101,7 @@ fn client(n: u16) -> SocketAddr {
 fn sized(setup: &Setup, workers: usize, sizes: &Sizes) -> Bed {
     Bed {
         bed: Lockstep::new(setup, workers, sizes).expect("workers"),
-        now: polder::net::Tick(0),
+        now: Tick(0),
     }
 }
 
@@ -574,7 +580,7 @@ fn any_setup(rng: &mut Rng) -> Setup {
     setup
 }
 
-fn any_packet(rng: &mut Rng, bed: &mut Bed) {
+fn any_frames(rng: &mut Rng) -> Vec<(PortId, Vec<u8>)> {
     let from = client(rng.below(12) as u16);
     let key = rng.below(25);
     let udp = |to: &str, payload: &[u8]| from_client().udp(from, at(to), payload);
@@ -599,19 +605,17 @@ fn any_packet(rng: &mut Rng, bed: &mut Bed) {
             let mut long = sip(&key.to_string());
             long.extend([b'x'; 2000]);
             let pieces = fragment(&udp(SIP_VIP, &long), 1500);
-            bed.client(&pieces[1]);
-            pieces[0].clone()
+            return pieces.into_iter().rev().map(|p| (WAN, p)).collect();
         }
         _ => {
             let server = format!("10.0.0.{}", 11 + rng.below(3));
             let port = [5060, 1194, 777][rng.below(3) as usize];
             let src = SocketAddr::new(ip(&server), port);
             let reply = from_server(&server).udp(src, from, &sip(&key.to_string()));
-            bed.server(&reply);
-            return;
+            return vec![(LAN, reply)];
         }
     };
-    bed.client(&frame);
+    vec![(WAN, frame)]
 }
 
 #[test]
@@ -626,7 +630,9 @@ fn no_order_of_reloads_traffic_and_time_makes_a_count_drift() {
         let mut bed = sized(&any_setup(rng), 1 + (seed as usize % 3), &sizes);
         for _ in 0..60 {
             for _ in 0..rng.below(20) {
-                any_packet(rng, &mut bed);
+                for (port, frame) in any_frames(rng) {
+                    bed.put(port, &frame);
+                }
             }
             match rng.below(4) {
                 0 => {
@@ -653,5 +659,275 @@ fn no_order_of_reloads_traffic_and_time_makes_a_count_drift() {
             "slots are free again"
         );
         assert_eq!(bed.sum(|c| c.held.get()), 0);
+    }
+}
+
+/// Workers that are given many frames before they are polled, as on the appliance; [`Lockstep`] gives them one.
+struct Bursts {
+    plane: Arc<Plane>,
+    workers: Vec<Worker<MemIo>>,
+    /// By worker, by port.
+    handles: Vec<Vec<MemHandle>>,
+    registry: Registry,
+    now: Tick,
+}
+
+impl Bursts {
+    fn new(setup: &Setup, workers: usize, sizes: &Sizes) -> Self {
+        let mut registry = Registry::new(sizes.services, sizes.servers, sizes.seed);
+        let snapshot = static_snapshot(&mut registry, setup, None).expect("builds");
+        let plane = Arc::new(Plane {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            workers: assemble::shared(workers, &[], sizes),
+            templates: assemble::templates(sizes).expect("memory"),
+            stop: AtomicBool::new(false),
+            connections_capacity: sizes.connections as u64,
+        });
+        let pool = MemPool::new(8192, 2048);
+        let mut handles: Vec<Vec<MemHandle>> = (0..workers).map(|_| Vec::new()).collect();
+        let ports = setup
+            .ports
+            .iter()
+            .map(|_| {
+                let queues = (0..workers).map(|w| {
+                    let (io, handle) = MemIo::pair(&pool, QueueCapacity { rx: 512, tx: 4096 });
+                    handles[w].push(handle);
+                    Some(io)
+                });
+                PortParts::plain(queues.collect())
+            })
+            .collect();
+        let directors = assemble::directors(setup, workers, sizes).expect("memory");
+        Self {
+            workers: assemble::workers(&plane, directors, ports, true),
+            plane,
+            handles,
+            registry,
+            now: Tick(0),
+        }
+    }
+
+    fn apply(&mut self, setup: &Setup) {
+        let old = self.plane.snapshot.load_full();
+        if let Ok(next) = static_snapshot(&mut self.registry, setup, Some(&old)) {
+            self.plane.snapshot.store(Arc::new(next));
+            self.settle();
+        }
+    }
+
+    fn push(&mut self, worker: usize, port: PortId, frame: &[u8]) {
+        assert!(self.handles[worker][usize::from(port.0)].push(frame));
+    }
+
+    fn settle(&mut self) {
+        while self
+            .workers
+            .iter_mut()
+            .map(|w| w.poll_to(self.now))
+            .sum::<usize>()
+            > 0
+        {}
+    }
+
+    fn pass(&mut self, ticks: u32) {
+        self.now = self.now.plus(ticks);
+        self.settle();
+        self.plane.sweep_templates(self.now);
+    }
+
+    fn taken(&mut self) -> Out {
+        let mut out = Vec::new();
+        for handles in &mut self.handles {
+            for (port, handle) in handles.iter_mut().enumerate() {
+                let port = PortId(u16::try_from(port).expect("two"));
+                out.extend(handle.drain().into_iter().map(|f| (port, f)));
+            }
+        }
+        out
+    }
+
+    fn sum(&self, f: impl Fn(&polder::table::WorkerCounters) -> u64) -> u64 {
+        self.plane.workers.iter().map(|w| f(&w.counters)).sum()
+    }
+
+    fn drops(&self) -> BTreeMap<&'static str, u64> {
+        DropReason::ALL
+            .iter()
+            .map(|r| (r.name(), self.sum(|c| c.drops[*r as usize].get())))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+
+    fn check_counts(&mut self) {
+        let mut walked: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+        let mut controlled: BTreeMap<u32, u32> = BTreeMap::new();
+        for w in &mut self.workers {
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                cursor = w.director_mut().connections::<V4>().dump(at, 1024, |_, c| {
+                    let (dest, template) = (c.dest, c.template);
+                    let counts = walked.entry(dest).or_default();
+                    counts.0 += u32::from(c.is_active());
+                    counts.1 += 1;
+                    *controlled.entry(template).or_default() += 1;
+                });
+            }
+        }
+        let templates = list_templates(&self.plane.templates, self.now);
+        let snapshot = self.plane.snapshot.load_full();
+        for dest in snapshot.services.dests.iter().flatten() {
+            let counted = (dest.shared.active(), dest.shared.total());
+            let walked = walked.get(&dest.id.0).copied().unwrap_or_default();
+            assert_eq!(counted, walked, "{}", dest.name);
+            let bound = templates.iter().filter(|t| t.dest == dest.id).count();
+            let counted = dest.shared.persistent() as usize;
+            assert_eq!(counted, bound, "templates of {}", dest.name);
+        }
+        for t in &templates {
+            let own = controlled.get(&t.at.index).copied().unwrap_or_default();
+            assert_eq!(t.controlled, own);
+        }
+        let fates = self.sum(|c| c.transmitted.get() + c.punted.get() + c.dropped() + c.held.get());
+        let made = self.sum(|c| c.generated.get());
+        // What workers make themselves is no received frame, and neither is it among the transmitted.
+        assert_eq!(self.sum(|c| c.received.get()), fates, "made: {made}");
+    }
+}
+
+#[test]
+fn datagrams_in_fragments_that_come_in_bursts_reach_one_server_each_and_unmixed() {
+    for workers in [1, 2, 3, 4] {
+        let plain = service(proto::UDP, VPN, servers(1194));
+        let mut bed = Bursts::new(&setup(vec![plain, sip_service()]), workers, &SIZES);
+        let mut homes: BTreeMap<u16, SocketAddr> = BTreeMap::new();
+        for round in 0..3u16 {
+            let (mut first, mut second) = (Vec::new(), Vec::new());
+            for c in 0..60u16 {
+                let mut payload = c.to_be_bytes().to_vec();
+                payload.resize(1000 + usize::from(c) * 20, c as u8);
+                let frame = from_client().id(c).udp(client(c), at(VPN), &payload);
+                let mut pieces = fragment(&frame, 700);
+                first.push(pieces.remove(usize::from(round) % 2));
+                second.append(&mut pieces);
+            }
+            for (i, p) in first.iter().chain(&second).enumerate() {
+                bed.push((i * 7 + usize::from(round)) % workers, WAN, p);
+            }
+            bed.settle();
+            let mut by_id: BTreeMap<u16, Out> = BTreeMap::new();
+            for (port, f) in bed.taken() {
+                let id = u16::from_be_bytes([f[18], f[19]]);
+                by_id.entry(id).or_default().push((port, f));
+            }
+            assert_eq!(by_id.len(), 60, "{:?}", bed.drops());
+            for (c, out) in by_id {
+                let whole = join_v4(&out);
+                let (src, to, _) = ends(&whole);
+                assert_eq!(src, client(c));
+                assert_eq!(whole[42..44], c.to_be_bytes());
+                assert_eq!(*homes.entry(c).or_insert(to), to);
+            }
+        }
+        assert!(bed.drops().is_empty(), "{:?}", bed.drops());
+        bed.check_counts();
+    }
+}
+
+#[test]
+fn calls_in_bursts_over_several_workers_have_one_server_each() {
+    for workers in [1, 2, 4] {
+        let mut bed = Bursts::new(&setup(vec![sip_service()]), workers, &SIZES);
+        let rng = &mut Rng(workers as u64 + 5);
+        let mut homes: BTreeMap<u64, SocketAddr> = BTreeMap::new();
+        for round in 0..20 {
+            for _ in 0..100 {
+                let call = round * 10 + rng.below(40);
+                let mut message = sip(&call.to_string());
+                message.extend(call.to_be_bytes());
+                let frame = from_client().udp(client(1), at(SIP_VIP), &message);
+                bed.push(rng.below(workers as u64) as usize, WAN, &frame);
+            }
+            bed.settle();
+            for (_, f) in bed.taken() {
+                let to = ends(&f).1;
+                let call = u64::from_be_bytes(f[f.len() - 8..].try_into().expect("8"));
+                assert_eq!(*homes.entry(call).or_insert(to), to, "call {call}");
+            }
+            bed.pass(10);
+            bed.check_counts();
+        }
+        assert!(homes.len() > 200);
+    }
+}
+
+#[test]
+fn sessions_that_hop_between_5_tuples_in_bursts_leave_one_connection_each() {
+    for workers in [1, 2, 4] {
+        let mut bed = Bursts::new(&setup(vec![keyed(None, 1, 8)]), workers, &SIZES);
+        let rng = &mut Rng(workers as u64 + 77);
+        let mut homes: BTreeMap<u64, SocketAddr> = BTreeMap::new();
+        for _ in 0..40 {
+            for _ in 0..60 {
+                let session = rng.below(30);
+                let from = client(rng.below(20) as u16);
+                let frame = from_client().udp(from, at(VPN), &vpn(session));
+                bed.push(rng.below(workers as u64) as usize, WAN, &frame);
+            }
+            bed.settle();
+            for (_, f) in bed.taken() {
+                let to = ends(&f).1;
+                let session = u64::from_be_bytes(f[43..51].try_into().expect("8"));
+                assert_eq!(*homes.entry(session).or_insert(to), to);
+            }
+            bed.check_counts();
+            let snapshot = bed.plane.snapshot.load_full();
+            let all: u32 = snapshot
+                .services
+                .dests
+                .iter()
+                .flatten()
+                .map(|d| d.shared.total())
+                .sum();
+            assert!(all <= 20, "no 5-tuple has two: {all}");
+        }
+        assert!(bed.drops().is_empty(), "{:?}", bed.drops());
+    }
+}
+
+#[test]
+fn nor_does_a_count_drift_when_frames_come_in_bursts() {
+    for seed in 1..=12u64 {
+        let rng = &mut Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let sizes = Sizes {
+            connections: 24,
+            templates: 20,
+            ..SIZES
+        };
+        let workers = 1 + (seed as usize % 3);
+        let mut bed = Bursts::new(&any_setup(rng), workers, &sizes);
+        for _ in 0..60 {
+            for _ in 0..rng.below(80) {
+                let worker = rng.below(workers as u64) as usize;
+                for (port, frame) in any_frames(rng) {
+                    bed.push(worker, port, &frame);
+                }
+            }
+            bed.settle();
+            bed.taken();
+            match rng.below(4) {
+                0 => bed.apply(&any_setup(rng)),
+                1 => bed.pass(rng.below(7000) as u32),
+                _ => {}
+            }
+            bed.pass(0);
+            bed.check_counts();
+        }
+        bed.apply(&setup(vec![]));
+        for _ in 0..40 {
+            bed.pass(6000);
+        }
+        bed.check_counts();
+        assert!(list_templates(&bed.plane.templates, bed.now).is_empty());
+        assert_eq!(bed.sum(|c| c.connections.get() + c.held.get()), 0);
     }
 }
