@@ -18,7 +18,7 @@ use polder::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{fragment, verify};
 use polder::net::packet::{proto, tcp_flags};
 use polder::net::{Af, DropReason, Tick, V4};
-use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
+use polder::persist::{Engine, Field, PayloadKey, QuicConfig, QuicLb, SessionKey, Unit, When};
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::{self, PortParts, Sizes};
 use polder::worker::lockstep::{Lockstep, static_snapshot};
@@ -929,5 +929,128 @@ fn nor_does_a_count_drift_when_frames_come_in_bursts() {
         bed.check_counts();
         assert!(list_templates(&bed.plane.templates, bed.now).is_empty());
         assert_eq!(bed.sum(|c| c.connections.get() + c.held.get()), 0);
+    }
+}
+
+#[test]
+fn two_workers_in_threads_of_their_own_give_a_new_call_one_server() {
+    let sizes = Sizes {
+        templates: 32_768,
+        ..SIZES
+    };
+    let mut bed = Bursts::new(&setup(vec![sip_service()]), 2, &sizes);
+    for round in 0..40 {
+        for n in 0..500 {
+            let call = round * 1000 + n;
+            let mut message = sip(&call.to_string());
+            message.extend((call as u64).to_be_bytes());
+            let frame = from_client().udp(client(1), at(SIP_VIP), &message);
+            bed.push(0, WAN, &frame);
+            bed.push(1, WAN, &frame);
+        }
+        let start = std::sync::Barrier::new(2);
+        let now = bed.now;
+        std::thread::scope(|scope| {
+            for worker in &mut bed.workers {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    while worker.poll_to(now) > 0 {}
+                });
+            }
+        });
+        let mut homes: BTreeMap<u64, SocketAddr> = BTreeMap::new();
+        let out = bed.taken();
+        assert_eq!(out.len(), 1000, "{:?}", bed.drops());
+        for (_, f) in out {
+            let to = ends(&f).1;
+            let call = u64::from_be_bytes(f[f.len() - 8..].try_into().expect("8"));
+            assert_eq!(*homes.entry(call).or_insert(to), to, "call {call}");
+        }
+        bed.check_counts();
+    }
+}
+
+#[test]
+fn a_mark_s_one_packet_service_serves_all_its_addresses_by_direct_routing() {
+    let mut marked = sip_service();
+    marked.kind = ServiceKind::Mark {
+        af: Af::V4,
+        mark: 7,
+    };
+    for s in &mut marked.servers {
+        s.method = Method::Direct;
+    }
+    let mut setup = setup(vec![marked]);
+    setup.marks = vec![MarkRule {
+        mark: 7,
+        proto: Some(17),
+        ports: Some((5060, 5061)),
+        ..MarkRule::default()
+    }];
+    for workers in [1, 3] {
+        let mut bed = Bed::with(&setup, workers);
+        for call in 0..20 {
+            let mut to_mac = |vip: &str, fragmented: bool| {
+                let mut message = sip(&call.to_string());
+                message.extend(vec![b'x'; if fragmented { 2000 } else { 0 }]);
+                let frame = from_client().udp(client(call), at(vip), &message);
+                let pieces = if fragmented {
+                    fragment(&frame, 1500)
+                } else {
+                    vec![frame]
+                };
+                let out: Out = pieces.iter().rev().flat_map(|p| bed.client(p)).collect();
+                assert_eq!(out.len(), pieces.len(), "{:?}", bed.drops());
+                assert!(out.iter().all(|(_, f)| macs(f).0 == macs(&out[0].1).0));
+                macs(&out[0].1).0
+            };
+            let home = to_mac("198.51.100.1:5060", false);
+            assert_eq!(to_mac("198.51.100.2:5061", false), home);
+            assert_eq!(to_mac("198.51.100.3:5060", true), home);
+        }
+        assert_eq!(bed.bed.templates().len(), 20);
+        bed.check_counts();
+    }
+}
+
+#[test]
+fn quic_connections_that_move_onto_each_others_5_tuples_keep_their_servers() {
+    let configs = [QuicConfig {
+        codepoint: 0,
+        length_encoded: true,
+        server_id_len: 2,
+        nonce_len: 6,
+        key: Some([7; 16]),
+    }];
+    let mut quic = service(proto::UDP, "198.51.100.1:443", servers(443));
+    quic.payload_key = Some(PayloadKey::Quic(QuicLb::new(&configs).expect("sound")));
+    for (i, s) in quic.servers.iter_mut().enumerate() {
+        s.quic_server_id = vec![0, i as u8 + 1];
+    }
+    for workers in [1, 2, 3] {
+        let mut bed = Bursts::new(&setup(vec![quic.clone()]), workers, &SIZES);
+        let rng = &mut Rng(workers as u64);
+        let mut expected = Vec::new();
+        for n in 0..400u64 {
+            let server = rng.below(3) as u8;
+            let nonce: Vec<u8> = n.to_be_bytes()[2..].to_vec();
+            let cid = configs[0].encode(&[0, server + 1], &nonce).expect("sound");
+            let mut packet = vec![0x40];
+            packet.extend(&cid);
+            packet.extend(n.to_be_bytes());
+            let from = client(rng.below(9) as u16);
+            let frame = from_client().udp(from, at("198.51.100.1:443"), &packet);
+            bed.push(rng.below(workers as u64) as usize, WAN, &frame);
+            expected.push(SocketAddr::new(ip(&format!("10.0.0.{}", 11 + server)), 443));
+        }
+        bed.settle();
+        let out = bed.taken();
+        assert_eq!(out.len(), 400, "{:?}", bed.drops());
+        for (_, f) in out {
+            let n = u64::from_be_bytes(f[f.len() - 8..].try_into().expect("8"));
+            assert_eq!(ends(&f).1, expected[n as usize]);
+        }
+        bed.check_counts();
     }
 }
