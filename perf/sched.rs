@@ -34,6 +34,7 @@ fn dest(id: u32, weight: u32, upper_threshold: u32) -> Arc<Dest> {
         lower_threshold: 0,
         admin: AdminState::Ready,
         up: true,
+        one_packet: false,
         by_session: false,
         available: true,
         shared: Arc::new(DestShared::default()),

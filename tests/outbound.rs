@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use polder::forward::{Egress, Fib, FibInput, NeighbourDef, PortDef, PortId, Sink, Verdict};
+use polder::forward::{
+    Egress, Fib, FibInput, NeighbourDef, Pieces, PortDef, PortId, Sink, Verdict,
+};
 use polder::io::mem::{MemBuf, MemHandle, MemIo, MemPool, QueueCapacity};
-use polder::net::build::{Frame, verify};
+use polder::net::build::{Frame, fragment, verify};
 use polder::net::{DropReason, HashKey, Mac, PacketBuf, Tick};
 use polder::worker::{Moved, Outbound, Owed, Ring, Wiring, WorkerShared};
 
@@ -455,5 +457,64 @@ fn a_buffer_comes_from_any_queue_where_the_port_has_none() {
         0,
         "it stands for no received frame"
     );
+    bench.end();
+}
+
+/// The fragments of a datagram of 2,000 bytes from a port of `198.51.100.1`.
+fn pieces(port: u16) -> Vec<Vec<u8>> {
+    let whole = udp(&format!("198.51.100.1:{port}"), "192.0.2.9:9", 2000);
+    let pieces = fragment(&whole, 1500);
+    assert_eq!(pieces.len(), 2);
+    pieces
+}
+
+#[test]
+fn datagrams_that_another_worker_hands_over_one_after_the_other_stay_apart() {
+    let mut bench = Bench::new(Has::default());
+    for port in [1000, 1001, 1002] {
+        let [first, second] = &pieces(port)[..] else {
+            panic!("two")
+        };
+        let (first, second) = (bench.buf(first), bench.buf(second));
+        bench.out.arrive(1, PORT, first, false);
+        bench.out.arrive(1, PORT, second, true);
+    }
+    let (mut got, mut message) = (Pieces::new(), Vec::new());
+    for port in [1000u16, 1001, 1002] {
+        let next = bench.out.next_datagram(&mut got, &mut message);
+        assert!(next.is_some_and(|next| next.handed));
+        assert_eq!(got.len(), 2, "of the datagram from port {port}");
+        assert_eq!(message[..2], port.to_be_bytes());
+        assert_eq!(message.len(), 2008);
+        got.clear();
+    }
+    assert!(bench.out.next_datagram(&mut got, &mut message).is_none());
+}
+
+#[test]
+fn a_datagram_is_handed_over_whole_or_not_at_all() {
+    let mut bench = Bench::new(Has::default());
+    let other = bench.buf(&small());
+    assert!(bench.to_other.push(Moved::Rx(PORT, other)).is_ok());
+    let bufs = |bench: &Bench| -> Pieces<MemBuf> {
+        let all = pieces(7);
+        all.iter().map(|f| (PORT, bench.buf(f))).collect()
+    };
+    // One place is left for two fragments.
+    let mut two = bufs(&bench);
+    bench.out.hand_over_datagram(1, &mut two);
+    assert!(two.is_empty());
+    assert_eq!(bench.dropped(DropReason::HandoverFull), 2);
+    assert_eq!(bench.to_other.len(), 1);
+    drop(bench.to_other.pop());
+    let mut two = bufs(&bench);
+    bench.out.hand_over_datagram(1, &mut two);
+    bench.given = 4;
+    let last = |moved| match moved {
+        Some(Moved::Piece { last, .. }) => last,
+        other => panic!("{other:?}"),
+    };
+    let popped = [bench.to_other.pop(), bench.to_other.pop()].map(last);
+    assert_eq!(popped, [false, true]);
     bench.end();
 }

@@ -388,6 +388,7 @@ impl Rules<'_, '_, '_> {
             self.sessions(service);
             self.servers(service);
         }
+        self.speakers();
     }
 
     /// Specification §1.1: what a service is recognised by.

@@ -294,6 +294,8 @@ impl Director {
             proto::TCP | proto::UDP if p.ip.fragment.is_some() && !atomic(p.ip) => {
                 self.fragment(cx, p.ip)
             }
+            // Where the destination options are in the fragmented part, only the first fragment tells what follows them.
+            proto::IPV6_OPTIONS if p.ip.is_later_fragment() => self.fragment(cx, p.ip),
             proto::TCP | proto::UDP => self.flow(cx, p, hit, sink),
             proto::ICMP | proto::ICMPV6 => self.icmp(cx, p, sink),
             _ => Verdict::Punt,
@@ -336,18 +338,26 @@ impl Director {
         if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id))
             && !reuse
         {
+            let use_it = if conn.flags() & KEYED == 0 {
+                Usable::Yes(index, dest)
+            } else {
+                Usable::Keyed(index, dest)
+            };
+            if dest.one_packet && ip.flow.proto == proto::UDP {
+                // Made before its service was changed to scheduling each datagram by itself.
+                self.remove::<F>(cx, index);
+                return Usable::No;
+            }
             if dest.serving() {
-                return if conn.flags() & KEYED == 0 {
-                    Usable::Yes(index, dest)
-                } else {
-                    Usable::Keyed(index, dest)
-                };
+                return use_it;
             }
             let service = conn.service_id().and_then(|id| cx.snapshot.service(id));
             let policy = service.and_then(|s| s.def.on_server_down);
             let tcp_amid = ip.flow.proto == proto::TCP && !syn;
             match policy {
-                Some(OnServerDown::Keep) => return Usable::Yes(index, dest),
+                Some(OnServerDown::Keep) => return use_it,
+                // The packet may be another session's, whose server is another.
+                Some(OnServerDown::Drop) if conn.flags() & KEYED != 0 => return use_it,
                 Some(OnServerDown::Drop) => return Usable::Refused,
                 None if tcp_amid => return Usable::Refused,
                 None | Some(OnServerDown::Reschedule) => {}

@@ -562,6 +562,7 @@ impl Registry {
             lower_threshold: def.lower_threshold,
             admin: def.admin,
             up: slot.up,
+            one_packet: of.one_packet,
             by_session: of.one_packet && (of.persistence.is_some() || of.payload_key.is_some()),
             available: true,
             shared: Arc::clone(&slot.shared),
@@ -661,6 +662,15 @@ impl Registry {
                 .is_some_and(|s| s.keeps_port);
             let port = if keeps_port { 0 } else { d.port };
             index_dest(&mut out.v4, &mut out.v6, d, port, proto);
+            let service = out.slots.get(d.service.0 as usize);
+            if let Some(Some(s)) = service
+                && !d.available
+                && s.def.one_packet
+                && speaks_for_service(s)
+            {
+                // Its answers to what it got last have no connection to be told by either.
+                index_removed(&mut out.v4, &mut out.v6, d, port);
+            }
         }
     }
 
@@ -788,6 +798,27 @@ fn index_service(out: &mut Services, service: &Service) {
         match dest.addr {
             IpAddr::V4(a) => out.v4.add_initiator(a.into(), port, proto::UDP, dest.id),
             IpAddr::V6(a) => out.v6.add_initiator(a.into(), port, proto::UDP, dest.id),
+        }
+    }
+}
+
+fn index_removed(
+    v4: &mut FamilyIndex<crate::net::V4>,
+    v6: &mut FamilyIndex<crate::net::V6>,
+    d: &Dest,
+    port: u16,
+) {
+    if d.method != Method::Masq {
+        return;
+    }
+    match d.addr {
+        IpAddr::V4(a) => {
+            let key = (a.into(), port, proto::UDP);
+            v4.initiators.entry(key).or_insert(d.id);
+        }
+        IpAddr::V6(a) => {
+            let key = (a.into(), port, proto::UDP);
+            v6.initiators.entry(key).or_insert(d.id);
         }
     }
 }

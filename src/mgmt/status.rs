@@ -168,7 +168,7 @@ impl Manager {
             reason: why(d).to_owned(),
             state: names::admin(d.admin).to_owned(),
             up: d.up,
-            overloaded: counts.overloaded,
+            overloaded: d.overloaded(),
             removed: !d.available,
             overridden,
             upper_threshold: d.upper_threshold,

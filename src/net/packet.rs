@@ -29,6 +29,7 @@ pub mod proto {
     pub const AH: u8 = 51;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
+    pub const IPV6_OPTIONS: u8 = 60;
 }
 
 /// A fragment's place in its datagram.

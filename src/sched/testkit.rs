@@ -26,6 +26,7 @@ pub(super) fn server(id: u32, weight: u32) -> Dest {
         lower_threshold: 0,
         admin: AdminState::Ready,
         up: true,
+        one_packet: false,
         by_session: false,
         available: true,
         shared: Arc::new(DestShared::default()),

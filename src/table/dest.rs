@@ -308,6 +308,8 @@ pub struct Dest {
     pub admin: AdminState,
     /// Operational state.
     pub up: bool,
+    /// Whether its service schedules every UDP datagram by itself.
+    pub one_packet: bool,
     /// Whether its load is its templates: so it is in one-packet services, which have no connections to be counted.
     pub by_session: bool,
     /// `false` once the server was removed and only lives on for its connections.
@@ -343,6 +345,13 @@ impl Dest {
         if self.weight == 0 || !self.available {
             return None;
         }
+        let counts = self.load();
+        (!counts.overloaded || self.upper_threshold == 0).then_some(counts)
+    }
+
+    /// What schedulers take for its connections: those, and where it is [`Self::by_session`] its sessions too.
+    #[inline]
+    fn load(&self) -> Counts {
         let mut counts = self.shared.counts();
         if self.by_session {
             let sessions = self.shared.persistent();
@@ -350,7 +359,13 @@ impl Dest {
             counts.total += sessions;
             counts.overloaded |= self.thresholds().full(counts.total);
         }
-        (!counts.overloaded || self.upper_threshold == 0).then_some(counts)
+        counts
+    }
+
+    /// Whether it gets no new connections because it has as many as it may.
+    #[must_use]
+    pub fn overloaded(&self) -> bool {
+        self.upper_threshold != 0 && self.load().overloaded
     }
 
     /// Whether a scheduler may choose it: weight above 0, not overloaded, and still configured.

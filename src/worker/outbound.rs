@@ -91,8 +91,8 @@ pub struct Outbound<I: PacketIo> {
 enum Whole<B> {
     /// It became whole here.
     Here(Datagram<B>),
-    /// Another worker handed it over.
-    From(usize),
+    /// Another worker handed its fragments over.
+    From(Pieces<B>),
 }
 
 /// What [`Outbound::next_datagram`] says of a datagram.
@@ -150,7 +150,9 @@ impl<I: PacketIo> Outbound<I> {
             self.shared.counters.drop(DropReason::Internal);
         }
         if last {
-            self.whole.push_back(Whole::From(from));
+            // The next one that the worker hands over may be right behind it.
+            let pieces = std::mem::take(&mut self.arriving[from]);
+            self.whole.push_back(Whole::From(pieces));
         }
     }
 
@@ -167,8 +169,8 @@ impl<I: PacketIo> Outbound<I> {
                 pieces.extend(all.map(|piece| (piece.ingress, piece.buf)));
                 Next { handed: false }
             }
-            Whole::From(worker) => {
-                std::mem::swap(pieces, &mut self.arriving[worker]);
+            Whole::From(handed) => {
+                *pieces = handed;
                 gather(pieces, message);
                 Next { handed: true }
             }

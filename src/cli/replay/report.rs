@@ -273,7 +273,7 @@ fn server(d: &crate::table::Dest, counters: &[&WorkerCounters]) -> ServerReport 
         active: d.shared.active(),
         inactive: d.shared.inactive(),
         persistent: d.shared.persistent(),
-        overloaded: d.shared.overloaded(),
+        overloaded: d.overloaded(),
     }
 }
 

@@ -188,6 +188,44 @@ impl Rules<'_, '_, '_> {
         }
     }
 
+    /// Servers that send in the name of two services: which of the two it is can't be told from what they send.
+    pub(super) fn speakers(&mut self) {
+        let config = self.config;
+        let mut seen = Seen::default();
+        for service in config.services.iter() {
+            let engine = service
+                .persistence
+                .as_ref()
+                .is_some_and(|p| p.engine.is_some());
+            let any_port = service.port == Some(0);
+            if service.protocol != Some(Protocol::Udp)
+                || !(service.one_packet || engine && !any_port)
+            {
+                continue;
+            }
+            for server in service.servers.iter() {
+                if server.forwarding != Forwarding::Masq {
+                    continue;
+                }
+                let port = if any_port {
+                    Some(0)
+                } else {
+                    server.port.or(service.port)
+                };
+                let at = (server.address, port);
+                let keys = ["address", "port", "forwarding"];
+                if let Some(first) = self.before(&mut seen, server.node, &keys, at) {
+                    let message = format!(
+                        "the server of line {first} has this address and port too: what such a server sends without a \
+                         connection, as all answers of one-packet services, leaves from the virtual address of the \
+                         last of its services; give each service a port of its own on the server"
+                    );
+                    self.warning(server.node, "address", &message);
+                }
+            }
+        }
+    }
+
     fn session_scheduler(&mut self, service: &Located<Service>) {
         let node = service.node;
         let hashed = service.scheduler == "offh";

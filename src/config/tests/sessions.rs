@@ -108,6 +108,48 @@ fn one_packet_scheduling_is_for_udp() {
 }
 
 #[test]
+fn servers_that_would_speak_for_two_services_are_a_warning() {
+    let two = |more: &str, first: &str, second: &str| {
+        let one = |address: &str, server: &str| {
+            format!(
+                "  - {{protocol: udp, address: {address}, port: 5060, {more}, servers: [{{{server}}}]}}\n"
+            )
+        };
+        service(&(one("192.0.2.80", first) + &one("192.0.2.81", second)))
+    };
+    let sip = "one_packet: true, persistence: {engine: sip}";
+    let same = "address: 10.0.0.11";
+    check(vec![
+        row(
+            "one server in both",
+            two(sip, same, same),
+            &[
+                "4:120: warning: services[1].servers[0].address: the server of line 3 has this address and port too",
+            ],
+        ),
+        row(
+            "with ports of their own",
+            two(sip, same, "address: 10.0.0.11, port: 5062"),
+            &[],
+        ),
+        row(
+            "with direct routing",
+            two(
+                sip,
+                "address: 10.0.0.11, forwarding: direct",
+                "address: 10.0.0.11, forwarding: direct",
+            ),
+            &[],
+        ),
+        row(
+            "with connections to tell by",
+            two("persistence: {}", same, same),
+            &[],
+        ),
+    ]);
+}
+
+#[test]
 fn persistence_is_checked() {
     let persistence = |keys: &str| udp(&format!("persistence: {{{keys}}}"));
     let v6 = |keys: &str| {

@@ -148,7 +148,9 @@ impl Director {
             // The hash finds the session's server without a template. What is lost is that its old connection ends when it moves.
             Err(Refused::TemplateTableFull) if service.def.scheduler == "offh" => {
                 cx.counters.service(service.id).sessions_untracked.inc();
-                pick(service, &selection)
+                let chosen = pick(service, &selection)?;
+                // Its connection knows it all the same, and so keeps it.
+                Ok(Chosen { session, ..chosen })
             }
             Err(refused) => Err(refused),
         }

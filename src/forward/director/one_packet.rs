@@ -103,6 +103,10 @@ fn bind_session<F: Side, B: PacketBuf>(
     purpose: Use,
 ) -> Option<TemplateRef> {
     let persistence = service.def.persistence.as_ref()?;
+    if !dest.available {
+        // Nothing it says keeps a removed server's sessions or its slot.
+        return None;
+    }
     let mut scratch = Scratch::new();
     let name = persistence.engine?.key(p.payload(), &mut scratch).ok()?;
     let client = p.ip.flow.dst;

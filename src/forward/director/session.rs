@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::choice::{self, Chosen, Refused, Use, pick, uncounted};
 use super::{Carried, Context, Director, OPEN, Side, Sink, Verdict};
+use crate::forward::defs::OnServerDown;
 use crate::forward::snapshot::Service;
-use crate::net::{Af, PacketBuf, V4, V6, hash_bytes};
+use crate::net::{Af, DropReason, PacketBuf, V4, V6, hash_bytes};
 use crate::persist::{NoKey, PayloadKey, QuicId, QuicLb, Scratch, Session, SessionKey};
 use crate::sched::Selection;
 use crate::table::{ConnIdx, Dest, NONE, ServiceId};
@@ -55,7 +56,9 @@ impl Director {
             }
             Some(PayloadKey::Quic(lb)) => course_by_server_id(cx, p, service, lb, dest),
         };
+        let refused = service.def.on_server_down == Some(OnServerDown::Drop) && !dest.serving();
         match course {
+            Course::Follow if refused => Verdict::Drop(DropReason::DestUnavailable),
             Course::Follow => self.serve(cx, p, index, dest, sink),
             Course::Leave => {
                 self.remove::<F>(cx, index);
@@ -134,9 +137,19 @@ impl Director {
                 conn.session = session;
                 self.take_session::<F, B>(cx, index, sink);
             }
-            // Another worker was faster; the next packet tries again.
+            // Another worker was faster; the next packet goes where that has put the session.
             Ok(_) => {}
-            Err(_) => cx.counters.service(service.id).sessions_untracked.inc(),
+            Err(_) => {
+                // Without a template it stays where it is for as long as the connection does.
+                cx.counters.service(service.id).sessions_untracked.inc();
+                let session = self.session_hash(name);
+                let conn = F::table(self).get_mut(index);
+                let before = conn.template;
+                (conn.template, conn.session) = (NONE, session);
+                if before != NONE {
+                    cx.templates.release(before, cx.now);
+                }
+            }
         }
         Course::Follow
     }
