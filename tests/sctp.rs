@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bed::*;
-use polder::forward::{DestDef, ServiceDef, Setup, Switches};
+use polder::forward::defs::MarkRule;
+use polder::forward::{DestDef, ServiceDef, ServiceKind, Setup, Switches};
+use polder::net::Af;
 use polder::net::build::{fragment, verify};
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
@@ -653,6 +655,36 @@ fn ah_and_esp_follow_the_key_exchange_both_ways_on_any_number_of_workers() {
         let rows = bed.bed.connections();
         assert_eq!(rows.len(), 19);
         assert!(rows.iter().all(|row| row.in_pkts == 3), "{rows:?}");
+        check_counts(&mut bed);
+    }
+}
+
+#[test]
+fn esp_follows_the_key_exchange_of_a_marked_service() {
+    for workers in [1, 3] {
+        let mut services = ike(Method::Masq);
+        services[0].kind = ServiceKind::Mark {
+            af: Af::V4,
+            mark: 7,
+        };
+        let mut setup = setup(services);
+        setup.marks.push(MarkRule {
+            mark: 7,
+            proto: Some(proto::UDP),
+            ports: Some((500, 500)),
+            ..MarkRule::default()
+        });
+        let mut bed = Bed::with(&setup, workers);
+        let vip = at("198.51.100.1:500");
+        for n in 1..10 {
+            let from = SocketAddr::new(ip(&format!("203.0.113.{n}")), 500);
+            let out = bed.client(&from_client().udp(from, vip, b"IKE"));
+            let server = ends(&out[0].1).1;
+            let out = bed.client(&protected(from, vip)[0].1);
+            assert_eq!(ends(&out[0].1).1.ip(), server.ip(), "{workers} workers");
+            let out = bed.server(&protected(server, from)[0].1);
+            assert_eq!(ends(&out[0].1).0.ip(), vip.ip(), "{workers} workers");
+        }
         check_counts(&mut bed);
     }
 }
