@@ -4,10 +4,11 @@
 mod bed;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
 use bed::*;
-use polder::forward::defs::MarkRule;
+use polder::forward::defs::{Grouping, MarkRule, OnNoKey, Persistence};
 use polder::forward::{DestDef, ServiceDef, ServiceKind, Setup, Switches};
 use polder::net::Af;
 use polder::net::build::{fragment, verify};
@@ -114,8 +115,8 @@ fn ways(rows: &[(Direction, Row)]) -> BTreeMap<SctpState, Vec<Step>> {
                     let to = sctp_next(*row, SctpEvent::of(kind, None), *from);
                     let mut longer = way.clone();
                     longer.push((*direction, kind));
-                    if !ways.contains_key(&to) {
-                        ways.insert(to, longer.clone());
+                    if let Entry::Vacant(place) = ways.entry(to) {
+                        place.insert(longer.clone());
                         found.push((to, longer));
                     }
                 }
@@ -520,6 +521,42 @@ fn expire_nodest_conn_moves_a_client_that_begins_anew_off_a_server_of_weight_0()
         assert_eq!(syn(&mut bed, tcp_flags::SYN) != tcp, expire);
         let again = ends(&asks(&mut bed, client(2), INIT)[0].1).1;
         assert_eq!(again != sctp, expire);
+        check_counts(&mut bed);
+    }
+}
+
+#[test]
+fn associations_of_a_client_stay_on_their_server_and_assure_its_template() {
+    let persistence = Persistence {
+        timeout: std::time::Duration::from_secs(60),
+        grouping: Grouping::Mask4(u32::MAX),
+        engine: None,
+        on_no_key: OnNoKey::Fallback,
+        max_templates: 0,
+        max_per_client: 0,
+    };
+    for workers in [1, 2, 4] {
+        let mut services = sctp_service(three());
+        services[0].persistence = Some(persistence.clone());
+        let mut bed = Bed::with(&setup(services), workers);
+        let mut servers: Vec<_> = (0..12)
+            .map(|n| ends(&asks(&mut bed, client(n), INIT)[0].1).1)
+            .collect();
+        let server = servers[0];
+        servers.dedup();
+        assert_eq!(servers.len(), 1, "{workers} workers");
+        let assured = |bed: &Bed| bed.bed.templates().iter().map(|t| t.assured).collect();
+        answers(&mut bed, server, client(3), INIT_ACK);
+        let now: Vec<bool> = assured(&bed);
+        assert_eq!(now, [false], "a server's packet alone says nothing");
+        asks(&mut bed, client(3), COOKIE_ECHO);
+        answers(&mut bed, server, client(3), COOKIE_ACK);
+        let now: Vec<bool> = assured(&bed);
+        assert_eq!(now, [true]);
+        // Controlled: an INIT never begins anew on the same ports.
+        asks(&mut bed, client(3), ABORT);
+        asks(&mut bed, client(3), INIT);
+        assert_eq!(state(&mut bed, client(3)), Some(SctpState::Init));
         check_counts(&mut bed);
     }
 }
