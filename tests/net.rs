@@ -436,6 +436,50 @@ fn bulk_transfers_flow_every_second_through_nat() {
     live.finish();
 }
 
+/// Whether the kernel has SCTP sockets.
+fn kernel_has_sctp() -> bool {
+    // It is a module on most; where it can't be loaded the list below says so.
+    let _ = Command::new("modprobe").arg("sctp").output();
+    std::fs::read_to_string("/proc/net/protocols")
+        .is_ok_and(|protocols| protocols.lines().any(|line| line.starts_with("SCTP")))
+}
+
+#[test]
+fn sctp_between_real_sockets_flows_every_second_through_nat() {
+    let Some(_host) = host("sctp_nat", &["iperf3"]) else {
+        return;
+    };
+    if !kernel_has_sctp() {
+        eprintln!("SKIPPED: sctp_nat: this kernel has no SCTP sockets (module sctp)");
+        return;
+    }
+    // iperf3 agrees on a test over TCP.
+    let services: String = ["tcp", "sctp"]
+        .map(|proto| {
+            service(proto, proto, VIP, 5201, &["10.0.0.11".into()], "masq")
+                + &service(
+                    &format!("{proto}6"),
+                    proto,
+                    VIP6,
+                    5201,
+                    &["2001:db8:2::11".into()],
+                    "masq",
+                )
+        })
+        .concat();
+    let live = Live::start(Arms::Two, 2, &services);
+    let _server = iperf_server(&live);
+    ok(live.client.run(&format!("ping -c 1 -W 3 {VIP}")));
+    for arguments in [
+        format!("--sctp -c {VIP}"),
+        format!("--sctp -R -c {VIP}"),
+        format!("--sctp -c {VIP6}"),
+    ] {
+        iperf(&live, &arguments);
+    }
+    live.finish();
+}
+
 /// Gives the servers the virtual addresses and a way to the client that is not the director's.
 fn answer_directly(live: &Live) {
     ok(live.lab.wire((&live.servers, "d0"), (&live.client, "d1")));

@@ -14,7 +14,7 @@ use super::model::{
 };
 use super::values::{Cidr, HexBytes, Netmask, PortRange, Size};
 use crate::forward::defs::{
-    self, Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind,
+    self, Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind, Switches,
 };
 use crate::forward::{DestDef, NeighbourDef, PortDef, PortId, RouteDef, ServiceDef, Setup};
 use crate::net::Af;
@@ -220,6 +220,12 @@ fn setup(config: &Config) -> Result<Setup, LowerError> {
         timeouts: timeouts(&config.timeouts),
         marks: marks.collect::<Result<_, LowerError>>()?,
         expire_quiescent_template: config.ipvs.expire_quiescent_template,
+        switches: Switches {
+            sloppy_tcp: config.ipvs.sloppy_tcp,
+            sloppy_sctp: config.ipvs.sloppy_sctp,
+            conn_reuse_mode: config.ipvs.conn_reuse_mode,
+            expire_nodest_conn: config.ipvs.expire_nodest_conn,
+        },
     })
 }
 
@@ -392,6 +398,17 @@ impl Protocol {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -448,11 +465,7 @@ impl Service {
             ServiceKind::Mark { af: Af::V4, mark } => format!("mark-{mark}"),
             ServiceKind::Mark { af: Af::V6, mark } => format!("mark-{mark}-ipv6"),
             ServiceKind::Address { addr, port, .. } => {
-                let protocol = match self.protocol? {
-                    Protocol::Tcp => "tcp",
-                    Protocol::Udp => "udp",
-                };
-                format!("{protocol}-{addr}-{port}")
+                format!("{}-{addr}-{port}", self.protocol?.word())
             }
         })
     }
@@ -472,5 +485,19 @@ fn timeouts(t: &Timeouts) -> defs::Timeouts {
         tcp_listen: t.tcp_listen.0,
         tcp_synack: t.tcp_synack.0,
         udp: t.udp.0,
+        sctp_none: t.sctp_none.0,
+        sctp_init1: t.sctp_init1.0,
+        sctp_init: t.sctp_init.0,
+        sctp_c_sent: t.sctp_c_sent.0,
+        sctp_c_replied: t.sctp_c_replied.0,
+        sctp_c_wait: t.sctp_c_wait.0,
+        sctp_cookie: t.sctp_cookie.0,
+        sctp_c_echoed: t.sctp_c_echoed.0,
+        sctp_established: t.sctp_established.0,
+        sctp_s_sent: t.sctp_s_sent.0,
+        sctp_s_received: t.sctp_s_received.0,
+        sctp_s_ack_sent: t.sctp_s_ack_sent.0,
+        sctp_rejected: t.sctp_rejected.0,
+        sctp_closed: t.sctp_closed.0,
     }
 }

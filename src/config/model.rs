@@ -118,11 +118,33 @@ impl Default for Limits {
 }
 
 /// Switches by the names that LVS has for them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ipvs {
     /// Whether the clients of a server with weight 0 go to another one with their next connection, instead of staying until persistence ends; default false.
     pub expire_quiescent_template: bool,
+    /// Whether a TCP connection may begin with any segment but a RST, so that those that are under way when Polder starts are load-balanced too; default false.
+    pub sloppy_tcp: bool,
+    /// Whether an SCTP association may begin with any chunk but an ABORT; default false.
+    pub sloppy_sctp: bool,
+    /// What a SYN or INIT on the ports of an old connection means: 0 that connection; 1 a new one when the old one is over; 3 also when its replies are not seen and one side has sent a FIN (2 is as 3); default 1, 0 to 3.
+    #[schemars(range(min = 0, max = 3))]
+    pub conn_reuse_mode: u32,
+    /// Whether TCP and SCTP connections end with their next packet when their server is down or removed, for services without `on_server_down`, and any connection with a SYN or INIT when the weight of its server is 0; default false.
+    pub expire_nodest_conn: bool,
+}
+
+impl Default for Ipvs {
+    fn default() -> Self {
+        let s = crate::forward::Switches::default();
+        Self {
+            expire_quiescent_template: false,
+            sloppy_tcp: s.sloppy_tcp,
+            sloppy_sctp: s.sloppy_sctp,
+            conn_reuse_mode: s.conn_reuse_mode,
+            expire_nodest_conn: s.expire_nodest_conn,
+        }
+    }
 }
 
 /// A network port.
@@ -262,7 +284,7 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = "^[0-9a-fA-F]{16}$"))]
     pub hash_key: Option<HexBytes>,
-    /// What becomes of connections and sessions whose server is down, removed or in maintenance; default reschedule, but drop for established TCP connections.
+    /// What becomes of connections and sessions whose server is down, removed or in maintenance; default reschedule, but drop for established TCP and SCTP connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_server_down: Option<OnServerDown>,
     /// The real servers, in the order in which `ipvsadm -a` would add them; default none.
@@ -282,6 +304,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 /// An address family.
@@ -569,6 +593,48 @@ pub struct Timeouts {
     /// UDP (the third value of `ipvsadm --set`); default 5m, 1s to 31d.
     #[schemars(extend("x-range" = "1s to 31d"))]
     pub udp: Period,
+    /// SCTP before any state is known; default 2s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_none: Period,
+    /// SCTP after the client's first INIT; default 4s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_init1: Period,
+    /// SCTP after a repeated INIT of the client; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_init: Period,
+    /// SCTP after the server's INIT ACK; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_c_sent: Period,
+    /// SCTP after the client's COOKIE ECHO; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_c_replied: Period,
+    /// SCTP after an INIT of the server; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_c_wait: Period,
+    /// SCTP after the client's INIT ACK; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_cookie: Period,
+    /// SCTP after the server's COOKIE ECHO; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_c_echoed: Period,
+    /// SCTP established; default 15m, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_established: Period,
+    /// SCTP after the server's SHUTDOWN; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_s_sent: Period,
+    /// SCTP after the client's SHUTDOWN; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_s_received: Period,
+    /// SCTP after the server's SHUTDOWN ACK; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_s_ack_sent: Period,
+    /// SCTP after an ABORT during the handshake; default 4s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_rejected: Period,
+    /// SCTP after the end; default 61s, 1s to 31d.
+    #[schemars(extend("x-range" = "1s to 31d"))]
+    pub sctp_closed: Period,
 }
 
 impl Default for Timeouts {
@@ -587,6 +653,20 @@ impl Default for Timeouts {
             tcp_listen: Period(t.tcp_listen),
             tcp_synack: Period(t.tcp_synack),
             udp: Period(t.udp),
+            sctp_none: Period(t.sctp_none),
+            sctp_init1: Period(t.sctp_init1),
+            sctp_init: Period(t.sctp_init),
+            sctp_c_sent: Period(t.sctp_c_sent),
+            sctp_c_replied: Period(t.sctp_c_replied),
+            sctp_c_wait: Period(t.sctp_c_wait),
+            sctp_cookie: Period(t.sctp_cookie),
+            sctp_c_echoed: Period(t.sctp_c_echoed),
+            sctp_established: Period(t.sctp_established),
+            sctp_s_sent: Period(t.sctp_s_sent),
+            sctp_s_received: Period(t.sctp_s_received),
+            sctp_s_ack_sent: Period(t.sctp_s_ack_sent),
+            sctp_rejected: Period(t.sctp_rejected),
+            sctp_closed: Period(t.sctp_closed),
         }
     }
 }
@@ -644,7 +724,7 @@ impl Default for Control {
 
 /// Keys and choices of the operator's contract that this release does not have, by the type or list they belong to.
 /// They get a sentence that says so rather than "unknown". What is implemented leaves this list.
-pub(super) const LATER: &[(&str, &str)] = &[("Config", "sync"), ("Protocol", "sctp")];
+pub(super) const LATER: &[(&str, &str)] = &[("Config", "sync")];
 
 /// Schedulers that `scheduler` may name.
 pub(super) const SCHEDULERS: &[&str] = &[

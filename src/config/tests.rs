@@ -607,15 +607,15 @@ fn services_are_consistent() {
                 "  - {protocol: tpc, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
             ),
             &[
-                "3:16: error: services[0].protocol: `tpc` is not one of `tcp` and `udp`; did you mean `tcp`?",
+                "3:16: error: services[0].protocol: `tpc` is not one of `tcp`, `udp` and `sctp`; did you mean `tcp`?",
             ],
         ),
         row(
-            "later protocol",
+            "sctp",
             service(
                 "  - {protocol: sctp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
             ),
-            &["3:16: error: services[0].protocol: this release of Polder does not have `sctp` yet"],
+            &[],
         ),
         row(
             "port 0",

@@ -288,7 +288,7 @@ pub struct ServiceDef {
     /// Secret of the session keys' hash, where several nodes must agree; by default the appliance's own.
     pub hash_key: Option<u64>,
     /// What becomes of connections when their server goes; `None` is [`OnServerDown::Reschedule`], but for established
-    /// TCP connections [`OnServerDown::Drop`].
+    /// TCP and SCTP connections [`OnServerDown::Drop`], unless [`Switches::expire_nodest_conn`] is set.
     pub on_server_down: Option<OnServerDown>,
     /// Real servers in the operator's order (the data path walks them newest first).
     pub servers: Vec<DestDef>,
@@ -320,7 +320,7 @@ impl ServiceDef {
     }
 }
 
-/// Timeouts of connection states, by the names of specification §7.1 and §7.3.
+/// Timeouts of connection states, by the names of specification §7.1, §7.3 and §7.4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Timeouts {
@@ -336,10 +336,24 @@ pub struct Timeouts {
     pub tcp_listen: Duration,
     pub tcp_synack: Duration,
     pub udp: Duration,
+    pub sctp_none: Duration,
+    pub sctp_init1: Duration,
+    pub sctp_init: Duration,
+    pub sctp_c_sent: Duration,
+    pub sctp_c_replied: Duration,
+    pub sctp_c_wait: Duration,
+    pub sctp_cookie: Duration,
+    pub sctp_c_echoed: Duration,
+    pub sctp_established: Duration,
+    pub sctp_s_sent: Duration,
+    pub sctp_s_received: Duration,
+    pub sctp_s_ack_sent: Duration,
+    pub sctp_rejected: Duration,
+    pub sctp_closed: Duration,
 }
 
 impl Default for Timeouts {
-    /// The defaults of specification §7.1 and §7.3.
+    /// The defaults of specification §7.1, §7.3 and §7.4.
     fn default() -> Self {
         let s = Duration::from_secs;
         Self {
@@ -355,6 +369,46 @@ impl Default for Timeouts {
             tcp_listen: s(120),
             tcp_synack: s(120),
             udp: s(300),
+            sctp_none: s(2),
+            sctp_init1: s(4),
+            sctp_init: s(61),
+            sctp_c_sent: s(61),
+            sctp_c_replied: s(61),
+            sctp_c_wait: s(61),
+            sctp_cookie: s(61),
+            sctp_c_echoed: s(61),
+            sctp_established: s(900),
+            sctp_s_sent: s(61),
+            sctp_s_received: s(61),
+            sctp_s_ack_sent: s(61),
+            sctp_rejected: s(4),
+            sctp_closed: s(61),
+        }
+    }
+}
+
+/// Switches that LVS has under these names (specification §2.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Whether a TCP connection may begin with any segment but a RST.
+    pub sloppy_tcp: bool,
+    /// Whether an SCTP association may begin with any chunk but an ABORT.
+    pub sloppy_sctp: bool,
+    /// When a packet that opens a connection on the ports of an old one is scheduled afresh: 0 never; else when that
+    /// one is over, and with bit 1 also when it may be (FIN_WAIT, replies not seen).
+    pub conn_reuse_mode: u32,
+    /// Whether connections end with the next packet when their server is gone, where the service does not say
+    /// otherwise, and with the next packet that opens one when its weight is 0.
+    pub expire_nodest_conn: bool,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            sloppy_tcp: false,
+            sloppy_sctp: false,
+            conn_reuse_mode: 1,
+            expire_nodest_conn: false,
         }
     }
 }
@@ -374,6 +428,8 @@ pub struct Setup {
     pub marks: Vec<MarkRule>,
     /// Whether a template of a server with weight 0 is not used for new connections (`expire_quiescent_template`).
     pub expire_quiescent_template: bool,
+    /// Further switches.
+    pub switches: Switches,
     /// Timeouts.
     pub timeouts: Timeouts,
 }

@@ -11,8 +11,10 @@ mod ahead;
 mod choice;
 mod datagram;
 mod errors;
+mod ipsec;
 mod one_packet;
 mod outgoing;
+mod sctp;
 mod session;
 
 use std::sync::Arc;
@@ -26,7 +28,9 @@ use crate::net::scope::is_valid_source;
 use crate::net::{
     BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6, parse,
 };
-use crate::table::state::{TcpState, TcpTable, new_connection_expected, tcp_step};
+use crate::table::state::{
+    SctpEvent, SctpState, TcpState, TcpTable, new_connection_expected, tcp_step,
+};
 use crate::table::{
     Conn, ConnIdx, ConnTable, Dest, DestId, Direction, Ends, Expiry, Hit, InsertError, NONE,
     ServiceId, TableError, Templates, WorkerCounters,
@@ -291,13 +295,14 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         match p.ip.flow.proto {
-            proto::TCP | proto::UDP if p.ip.fragment.is_some() && !atomic(p.ip) => {
+            proto::TCP | proto::UDP | proto::SCTP if p.ip.fragment.is_some() && !atomic(p.ip) => {
                 self.fragment(cx, p.ip)
             }
             // Where the destination options are in the fragmented part, only the first fragment tells what follows them.
             proto::IPV6_OPTIONS if p.ip.is_later_fragment() => self.fragment(cx, p.ip),
-            proto::TCP | proto::UDP => self.flow(cx, p, hit, sink),
+            proto::TCP | proto::UDP | proto::SCTP => self.flow(cx, p, hit, sink),
             proto::ICMP | proto::ICMPV6 => self.icmp(cx, p, sink),
+            proto::AH | proto::ESP => self.ipsec(cx, p, sink),
             _ => Verdict::Punt,
         }
     }
@@ -316,7 +321,7 @@ impl Director {
             }) => {
                 return self.reply(cx, p, index, sink);
             }
-            Some(Hit { index, .. }) => self.usable(cx, p.ip, index),
+            Some(Hit { index, .. }) => self.usable(cx, p, index),
             None => Usable::No,
         };
         match found {
@@ -329,21 +334,23 @@ impl Director {
 
     /// Whether a client's packet may go on using the connection it belongs to (specification §2.4 steps 8 and 9). An
     /// entry that may not be used is removed, so that the packet is scheduled afresh.
-    fn usable<'a, F: Side>(&mut self, cx: &Context<'a>, ip: &Ip<F>, index: ConnIdx) -> Usable<'a> {
+    fn usable<'a, F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'a>,
+        p: &Carried<'_, F, B>,
+        index: ConnIdx,
+    ) -> Usable<'a> {
         let conn = F::table(self).get(index);
-        let syn = ip.flow.proto == proto::TCP && ip.tcp_flags & tcp_flags::SYN != 0;
-        let reuse = syn
-            && conn.template == NONE
-            && new_connection_expected(conn.proto(), conn.state, conn.flags(), REUSE_MODE);
+        let opens = p.opens();
         if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id))
-            && !reuse
+            && !(opens && begins_anew(cx, conn, dest))
         {
             let use_it = if conn.flags() & KEYED == 0 {
                 Usable::Yes(index, dest)
             } else {
                 Usable::Keyed(index, dest)
             };
-            if dest.one_packet && ip.flow.proto == proto::UDP {
+            if dest.one_packet && p.ip.flow.proto == proto::UDP {
                 // Made before its service was changed to scheduling each datagram by itself.
                 self.remove::<F>(cx, index);
                 return Usable::No;
@@ -353,13 +360,14 @@ impl Director {
             }
             let service = conn.service_id().and_then(|id| cx.snapshot.service(id));
             let policy = service.and_then(|s| s.def.on_server_down);
-            let tcp_amid = ip.flow.proto == proto::TCP && !syn;
+            let amid = matches!(p.ip.flow.proto, proto::TCP | proto::SCTP) && !opens;
+            let expire = cx.snapshot.services.switches.expire_nodest_conn;
             match policy {
                 Some(OnServerDown::Keep) => return use_it,
                 // The packet may be another session's, whose server is another.
                 Some(OnServerDown::Drop) if conn.flags() & KEYED != 0 => return use_it,
                 Some(OnServerDown::Drop) => return Usable::Refused,
-                None if tcp_amid => return Usable::Refused,
+                None if amid && !expire => return Usable::Refused,
                 None | Some(OnServerDown::Reschedule) => {}
             }
         }
@@ -423,13 +431,28 @@ impl Director {
     }
 
     /// What keeps a packet from being scheduled, whatever its service.
-    fn unschedulable<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
-        let new_tcp = ip.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
+    fn unschedulable<F: Side, B: PacketBuf>(
+        cx: &Context<'_>,
+        p: &Carried<'_, F, B>,
+    ) -> Option<Verdict> {
+        let ip = &*p.ip;
         if !ip.l4_whole {
-            Some(Verdict::Drop(DropReason::L4Short))
-        } else if ip.flow.proto == proto::TCP && !new_tcp {
-            // No connection and no start of one: the kernel, which has the address, answers as for any closed port.
-            Some(Verdict::Punt)
+            return Some(Verdict::Drop(DropReason::L4Short));
+        }
+        // What is of no connection and starts none is passed on: the kernel, which has the address, answers as for any
+        // closed port.
+        let verdict = match ip.flow.proto {
+            proto::TCP => {
+                let sloppy = cx.snapshot.services.switches.sloppy_tcp;
+                let starts = ip.tcp_flags & tcp_flags::RST == 0
+                    && (sloppy || ip.tcp_flags & tcp_flags::SYN != 0);
+                (!starts).then_some(Verdict::Punt)
+            }
+            proto::SCTP => p.no_association(cx),
+            _ => None,
+        };
+        if verdict.is_some() {
+            verdict
         } else if !is_valid_source::<F>(ip.flow.src) {
             Some(Verdict::Drop(DropReason::IpSource))
         } else if ip.flow.src_port == FTP_DATA {
@@ -448,7 +471,7 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if let Some(verdict) = Self::unschedulable(p.ip) {
+        if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
         }
         let chosen = match self.choose(cx, p, service, mark, choice::Use::Connection) {
@@ -580,7 +603,7 @@ impl Director {
         dest: &Dest,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let conn = self.advance::<F>(cx, p.ip, index, dest, Direction::FromClient);
+        let conn = self.advance(cx, p, index, dest, Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
         count_in(cx, ServiceId(service), dest.id, p.ip.len());
         self.dispatch(cx, p, dest, daddr, dport, sink)
@@ -598,16 +621,16 @@ impl Director {
         let Some(dest) = cx.snapshot.dest(id) else {
             return Verdict::Drop(DropReason::DestUnavailable);
         };
-        let conn = self.advance::<F>(cx, p.ip, index, dest, Direction::FromServer);
+        let conn = self.advance(cx, p, index, dest, Direction::FromServer);
         let (vaddr, vport) = (conn.vaddr(), conn.vport());
         self.leave_as(cx, p, dest, (vaddr, vport), sink)
     }
 
     /// Runs the protocol's state machine (specification §7) and restarts the connection's timer.
-    fn advance<F: Side>(
+    fn advance<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        ip: &Ip<F>,
+        p: &Carried<'_, F, B>,
         index: ConnIdx,
         dest: &Dest,
         direction: Direction,
@@ -619,30 +642,34 @@ impl Director {
             conn.in_pkts = conn.in_pkts.wrapping_add(1);
         }
         let proto = conn.proto();
-        if proto == proto::TCP && ip.l4_whole {
-            let (state, flags) = (conn.state, conn.flags());
-            let step = tcp_step(
+        let step = match proto {
+            proto::TCP if p.ip.l4_whole => Some(tcp_step(
                 TcpTable::Normal,
                 direction,
-                ip.tcp_flags,
-                state,
-                flags,
+                p.ip.tcp_flags,
+                conn.state,
+                conn.flags(),
                 true,
-            );
-            if (step.state, step.flags) != (state, flags) {
-                conn.state = step.state;
-                conn.set_flags(step.flags);
-                match step.active {
-                    1 => dest.shared.activate(),
-                    -1 => dest.shared.deactivate(),
-                    _ => {}
-                }
+            )),
+            proto::SCTP => p.sctp_step(direction, conn),
+            _ => None,
+        };
+        if let Some(step) = step
+            && (step.state, step.flags) != (conn.state, conn.flags())
+        {
+            conn.state = step.state;
+            conn.set_flags(step.flags);
+            match step.active {
+                1 => dest.shared.activate(),
+                -1 => dest.shared.deactivate(),
+                _ => {}
             }
         }
         if conn.template != NONE && conn.flags() & ASSURED == 0 {
             // Specification §2.7: what makes a template worth keeping under pressure.
             let lasting = match proto {
                 proto::TCP => conn.state == TcpState::Established as u8,
+                proto::SCTP => conn.state == SctpState::Established as u8,
                 _ => direction == Direction::FromServer,
             };
             if lasting {
@@ -689,9 +716,6 @@ impl Director {
 /// The source port of FTP data connections, which IPVS never schedules (specification §2.5).
 const FTP_DATA: u16 = 20;
 
-/// `conn_reuse_mode`'s default (specification §2.9).
-const REUSE_MODE: u32 = 1;
-
 /// Set on a connection whose last packet could not say whose it was: the session that names itself next may be one
 /// that its server has just named; the director's own.
 const OPEN: u16 = 0x0008;
@@ -718,6 +742,16 @@ impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
             buf,
             whole: None,
             ahead: Ahead::default(),
+        }
+    }
+
+    /// Whether the packet opens a connection: a SYN, or an INIT.
+    #[inline]
+    fn opens(&self) -> bool {
+        match self.ip.flow.proto {
+            proto::TCP => self.ip.tcp_flags & tcp_flags::SYN != 0,
+            proto::SCTP => self.sctp_event() == Some(SctpEvent::Init),
+            _ => false,
         }
     }
 
@@ -788,6 +822,16 @@ fn as_v6(p: &Packet) -> Option<&Ip<V6>> {
     }
 }
 
+/// Whether a packet that opens a connection asks for a new one, though there is one already (specification §2.4 step 8).
+#[inline(never)]
+fn begins_anew<F: Family>(cx: &Context<'_>, conn: &Conn<F>, dest: &Dest) -> bool {
+    let switches = &cx.snapshot.services.switches;
+    let mode = switches.conn_reuse_mode;
+    switches.expire_nodest_conn && dest.weight == 0
+        || conn.template == NONE
+            && new_connection_expected(conn.proto(), conn.state, conn.flags(), mode)
+}
+
 /// Looks up the connections of all packets of one family in the burst.
 fn lookup_side<F: Side>(
     table: &ConnTable<F>,
@@ -799,7 +843,7 @@ fn lookup_side<F: Side>(
     let mut places = arrayvec::ArrayVec::<usize, BURST>::new();
     for (i, p) in parsed.iter().enumerate() {
         if let Some(ip) = p.as_ref().ok().and_then(&pick)
-            && matches!(ip.flow.proto, proto::TCP | proto::UDP)
+            && matches!(ip.flow.proto, proto::TCP | proto::UDP | proto::SCTP)
         {
             keys.push(ip.flow);
             places.push(i);

@@ -256,6 +256,7 @@ fn classify_protocol(protocol: u8, payload: &[u8]) -> Class {
             Some(520 | 521 | 646 | 3784 | 3785 | 4784 | 6784 | 7784 | 6696) => Class::Routing,
             _ => Class::Local,
         },
+        proto::SCTP => Class::Local,
         number::OSPF | number::VRRP | number::EIGRP | number::PIM | number::IGMP => Class::Routing,
         _ => Class::Other,
     }
@@ -344,6 +345,7 @@ mod tests {
                 ipv4(17, 0, &ports(3784, 53)),
                 Class::Local,
             ),
+            ("Diameter", ipv4(132, 0, &ports(50000, 3868)), Class::Local),
             ("DNS", ipv4(17, 0, &ports(50000, 53)), Class::Local),
             (
                 "a later fragment with 179 in its data",

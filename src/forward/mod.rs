@@ -8,7 +8,7 @@ pub mod snapshot;
 
 pub use defs::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,
-    Timeouts,
+    Switches, Timeouts,
 };
 pub use director::{
     Context, Director, DirectorConfig, Evict, PIECES_MAX, Pieces, Side, Sink, Verdict,

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::defs::{DestDef, MarkRule, PortDef, PortId, ServiceDef, ServiceKind, Setup, Timeouts};
+use super::defs::{
+    DestDef, MarkRule, PortDef, PortId, ServiceDef, ServiceKind, Setup, Switches, Timeouts,
+};
 use super::fib::Fib;
 use crate::net::packet::proto;
 use crate::net::{Af, Family, FlowKey, Tick};
@@ -78,10 +80,26 @@ fn timeout_ticks(t: &Timeouts) -> StateTimeouts {
         t.tcp_listen,
         t.tcp_synack,
     ];
+    let sctp = [
+        t.sctp_none,
+        t.sctp_init1,
+        t.sctp_init,
+        t.sctp_c_sent,
+        t.sctp_c_replied,
+        t.sctp_c_wait,
+        t.sctp_cookie,
+        t.sctp_c_echoed,
+        t.sctp_established,
+        t.sctp_s_sent,
+        t.sctp_s_received,
+        t.sctp_s_ack_sent,
+        t.sctp_rejected,
+        t.sctp_closed,
+    ];
     StateTimeouts {
         tcp: tcp.map(Tick::ticks),
+        sctp: sctp.map(Tick::ticks),
         udp: Tick::ticks(t.udp),
-        ..StateTimeouts::default()
     }
 }
 
@@ -252,6 +270,8 @@ pub struct Services {
     pub timeouts: StateTimeouts,
     /// Whether templates of servers with weight 0 are not used for new connections (specification §2.8).
     pub expire_quiescent_template: bool,
+    /// Further switches.
+    pub switches: Switches,
     /// Slots in the configuration's order, for listings.
     pub order: Vec<ServiceId>,
 }
@@ -456,6 +476,7 @@ impl Registry {
             v6: FamilyIndex::default(),
             timeouts: timeout_ticks(&setup.timeouts),
             expire_quiescent_template: setup.expire_quiescent_template,
+            switches: setup.switches,
             order: Vec::new(),
         };
         out.v4.set_marks(&setup.marks);

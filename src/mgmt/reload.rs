@@ -213,7 +213,8 @@ pub fn report(old: &Setup, new: &Setup) -> Reloaded {
         ("marks", old.marks != new.marks),
         (
             "ipvs",
-            old.expire_quiescent_template != new.expire_quiescent_template,
+            old.expire_quiescent_template != new.expire_quiescent_template
+                || old.switches != new.switches,
         ),
     ];
     out.other = others

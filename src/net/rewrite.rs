@@ -124,8 +124,9 @@ pub fn nat_dst<F: Family>(frame: &mut [u8], ip: &mut Ip<F>, addr: F::Addr, port:
 /// (specification §8.2).
 ///
 /// A UDP checksum of 0 is replaced by a computed one unless the datagram is a fragment, of which no checksum can be
-/// made. SCTP's CRC is recomputed when the port changes; in a fragment it is left, so such a datagram must be put
-/// together before. Later fragments get the address only, as do protocols without ports.
+/// made. SCTP's CRC is brought up to date when the port changes, so that a wrong one stays wrong; one of 0, which may
+/// stand for none (RFC 9653), is computed. In a fragment it is left: see [`sctp_fragment_crc`]. Later fragments get the
+/// address only, as do protocols without ports.
 #[inline]
 pub fn nat<F: Family>(frame: &mut [u8], ip: &mut Ip<F>, side: Side, addr: F::Addr, port: u16) {
     let packet = &mut frame[..usize::from(ip.end)];
@@ -159,15 +160,56 @@ fn nat_transport<F: Family>(
             patch_udp(packet, ip, delta.word(old, port));
         }
         proto::SCTP => {
-            let old = side.set_port(packet, ip, port);
-            if old != port && ip.l4_whole && ip.fragment.is_none_or(|f| !f.more) {
-                let crc = checksum::sctp(&packet[l4..]);
-                packet[l4 + 8..l4 + 12].copy_from_slice(&crc);
+            if ip.fragment.is_none_or(|f| !f.more) {
+                sctp_crc(packet, ip, side, port, packet.len() - l4);
             }
+            side.set_port(packet, ip, port);
         }
         proto::ICMPV6 if F::AF == Af::V6 => patch(packet, l4 + 2, delta),
         _ => {}
     }
+}
+
+/// Brings the CRC in the first fragment of an SCTP packet of `len` bytes up to date with the port that [`nat`] will
+/// write next. Does nothing to other protocols.
+#[inline(never)]
+pub fn sctp_fragment_crc<F: Family>(
+    frame: &mut [u8],
+    ip: &Ip<F>,
+    side: Side,
+    port: u16,
+    len: usize,
+) {
+    if ip.flow.proto == proto::SCTP && ip.fragment.is_some_and(|f| f.more) {
+        sctp_crc(&mut frame[..usize::from(ip.end)], ip, side, port, len);
+    }
+}
+
+/// Makes the CRC of an SCTP packet of `len` bytes that of the same packet with another port, if its header is here.
+#[inline(never)]
+fn sctp_crc<F: Family>(packet: &mut [u8], ip: &Ip<F>, side: Side, port: u16, len: usize) {
+    let l4 = &mut packet[usize::from(ip.l4)..];
+    let Some(header) = l4.first_chunk_mut::<12>() else {
+        return;
+    };
+    let [a, b, c, d, _, _, _, _, crc @ ..] = *header;
+    let (old, mut new) = ([a, b, c, d], [a, b, c, d]);
+    match side {
+        Side::Src => new[..2].copy_from_slice(&port.to_be_bytes()),
+        Side::Dst => new[2..].copy_from_slice(&port.to_be_bytes()),
+    }
+    if old == new {
+        return;
+    }
+    let crc = if crc != [0; 4] {
+        checksum::sctp_ports_changed(crc, len, old, new)
+    } else if l4.len() == len {
+        l4[..4].copy_from_slice(&new);
+        checksum::sctp(l4)
+    } else {
+        return;
+    };
+    l4[8..12].copy_from_slice(&crc);
 }
 
 /// Applies `delta` to the checksum at `at`, if the packet reaches as far.
@@ -340,6 +382,45 @@ mod tests {
                 assert_eq!(sctp, Frame::new().sctp(client, dest, payload));
             }
         }
+    }
+
+    #[test]
+    fn an_sctp_packet_that_was_damaged_is_still_recognised_as_damaged() {
+        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
+        let mut damaged = Frame::new().sctp(client, vip, b"payload.");
+        *damaged.last_mut().expect("bytes") ^= 1;
+        nat_any(&mut damaged, Side::Dst, dest).expect("a good frame");
+        assert!(build::verify(&damaged).is_err());
+        *damaged.last_mut().expect("bytes") ^= 1;
+        assert_eq!(build::verify(&damaged), Ok(()));
+    }
+
+    #[test]
+    fn an_sctp_packet_without_a_crc_gets_one() {
+        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
+        let mut bare = Frame::new().sctp(client, vip, b"payload.");
+        bare[14 + 20 + 8..][..4].fill(0);
+        nat_any(&mut bare, Side::Dst, dest).expect("a good frame");
+        assert_eq!(bare, Frame::new().sctp(client, dest, b"payload."));
+    }
+
+    #[test]
+    fn an_sctp_packet_in_fragments_has_its_crc_brought_up_to_date_in_the_first() {
+        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
+        let payload = [7; 900];
+        let whole = Frame::new().sctp(client, vip, &payload);
+        let fragments = build::fragment(&whole, 576);
+        let changed = build::fragment(&Frame::new().sctp(client, dest, &payload), 576);
+        let mut first = fragments[0].clone();
+        let Ok(mut l3) = parse(&first).map(|p| p.l3) else {
+            panic!("a good frame")
+        };
+        let (L3::V4(ip), IpAddr::V4(addr)) = (&mut l3, dest.ip()) else {
+            panic!("IPv4")
+        };
+        sctp_fragment_crc(&mut first, ip, Side::Dst, dest.port(), 12 + payload.len());
+        nat(&mut first, ip, Side::Dst, addr.into(), dest.port());
+        assert_eq!(first[34..], changed[0][34..]);
     }
 
     #[test]

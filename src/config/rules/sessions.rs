@@ -166,6 +166,10 @@ impl Rules<'_, '_, '_> {
             let message = "`one_packet` is for UDP: the packets of a TCP connection can't go to several servers; \
                            remove it";
             self.error(node, "one_packet", message);
+        } else if service.protocol == Some(Protocol::Sctp) {
+            let message = "`one_packet` is for UDP: the packets of an SCTP association can't go to several servers; \
+                           remove it";
+            self.error(node, "one_packet", message);
         } else if service.mark.is_some() && service.servers.iter().any(masq) {
             let message = "`one_packet` leaves no connection behind by which replies of `masq` servers could get the \
                            virtual address back, and a mark has none; use `forwarding: direct` or `tunnel`";
@@ -307,6 +311,10 @@ impl Rules<'_, '_, '_> {
             let message = "on TCP the server is chosen at the SYN, before any payload: such a service uses its \
                            normal persistence";
             self.warning(node, "engine", message);
+        } else if service.protocol == Some(Protocol::Sctp) {
+            let message = "engines look into UDP packets: on SCTP the server is chosen at the INIT, before any payload; \
+                           remove it, and clients are kept by their address";
+            self.error(node, "engine", message);
         } else if service.mark.is_some() {
             let message = "only UDP packets of the mark are looked into; others, such as TCP, use the service's \
                            normal persistence";
@@ -369,6 +377,11 @@ impl Rules<'_, '_, '_> {
         let refused = if service.protocol == Some(Protocol::Tcp) {
             Some(
                 "`payload_key` is for UDP: on TCP the server is chosen at the SYN, before any payload; \
+                 use `persistence`",
+            )
+        } else if service.protocol == Some(Protocol::Sctp) {
+            Some(
+                "`payload_key` is for UDP: on SCTP the server is chosen at the INIT, before any payload; \
                  use `persistence`",
             )
         } else if service.mark.is_some() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::forward::defs::{
-    Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind,
+    Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind, Switches,
 };
 use crate::net::Af;
 use crate::persist::{
@@ -435,7 +435,26 @@ fn an_engine_where_no_payload_is_seen_is_a_warning() {
             "sip on SCTP",
             udp("persistence: {engine: sip}").replace("udp", "sctp"),
             &[
-                "3:16: error: services[0].protocol: this release of Polder does not have `sctp` yet; it has `tcp` and",
+                "3:77: error: services[0].persistence.engine: engines look into UDP packets: on SCTP the server is chosen",
+            ],
+        ),
+        row(
+            "persistence on SCTP",
+            udp("persistence: {netmask: 255.255.255.0}").replace("udp", "sctp"),
+            &[],
+        ),
+        row(
+            "one-packet on SCTP",
+            udp("one_packet: true, scheduler: rr").replace("udp", "sctp"),
+            &[
+                "3:67: error: services[0].one_packet: `one_packet` is for UDP: the packets of an SCTP association can't go",
+            ],
+        ),
+        row(
+            "payload key on SCTP",
+            udp("payload_key: {offset: 0, length: 4}").replace("udp", "sctp"),
+            &[
+                "3:67: error: services[0].payload_key: `payload_key` is for UDP: on SCTP the server is chosen at the INIT,",
             ],
         ),
     ]);
@@ -857,8 +876,10 @@ fn services_of_every_port_and_of_marks_are_checked() {
         row("port 0 of a rule", marks("  - {mark: 7, port: 0}\n"), &["5:21: error: marks[0].port: `0` is neither a port from 1 to 65535 nor ports such as 80-90"]),
         row("large port of a rule", marks("  - {mark: 7, port: 1-65536}\n"), &["5:21: error: marks[0].port: `1-65536` is neither a port from 1 to 65535 nor ports such as 80-90"]),
         row("list of ports", marks("  - {mark: 7, port: [80, 443]}\n"), &["5:21: error: marks[0].port: expected a port or ports such as 80-90, found a list"]),
-        row("protocol of a rule", marks("  - {mark: 7, protocol: icmp}\n"), &["5:25: error: marks[0].protocol: `icmp` is not one of `tcp` and `udp`"]),
+        row("protocol of a rule", marks("  - {mark: 7, protocol: icmp}\n"), &["5:25: error: marks[0].protocol: `icmp` is not one of `tcp`, `udp` and `sctp`"]),
         row("ipvs", format!("{}ipvs: {{expire_quiescent_template: true}}\n", udp("scheduler: rr")), &[]),
+        row("switches", format!("{}ipvs: {{sloppy_tcp: true, sloppy_sctp: true, conn_reuse_mode: 3, expire_nodest_conn: true}}\n", udp("scheduler: rr")), &[]),
+        row("reuse mode", format!("{}ipvs: {{conn_reuse_mode: 4}}\n", udp("scheduler: rr")), &["4:25: error: ipvs.conn_reuse_mode: 4 is out of range; 0 to 3 is allowed"]),
         row("unknown switch", format!("{}ipvs: {{expire_quiescent: true}}\n", udp("scheduler: rr")), &["4:8: error: ipvs.expire_quiescent: unknown key; known here are `expire_quiescent_template`"]),
     ]);
 }
@@ -1011,7 +1032,8 @@ fn marks_reach_the_data_path() {
 services:
   - {{mark: 7, servers: [{{address: 10.0.0.11}}, {{address: 10.0.0.12, port: 81}}]}}
   - {{mark: 4294967295, family: ipv6, servers: [{{address: \"2001:db8::11\"}}]}}
-ipvs: {{expire_quiescent_template: true}}
+ipvs: {{expire_quiescent_template: true, sloppy_tcp: true, sloppy_sctp: true, conn_reuse_mode: 2, expire_nodest_conn: true}}
+timeouts: {{sctp_c_echoed: 5s}}
 limits: {{templates: 2M}}
 "
     );
@@ -1067,6 +1089,14 @@ limits: {{templates: 2M}}
     );
     assert_eq!((a.servers[0].port, a.servers[1].port), (0, 81));
     assert!(setup.expire_quiescent_template);
+    let switches = Switches {
+        sloppy_tcp: true,
+        sloppy_sctp: true,
+        conn_reuse_mode: 2,
+        expire_nodest_conn: true,
+    };
+    assert_eq!(setup.switches, switches);
+    assert_eq!(setup.timeouts.sctp_c_echoed, Duration::from_secs(5));
     assert_eq!(loaded.lowered.limits.templates, 2 << 20);
 }
 

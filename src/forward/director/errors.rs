@@ -1,5 +1,6 @@
 //! ICMP errors about packets of connections (specification §8.6).
 
+use super::ipsec::carrier;
 use super::outgoing::way_verdict;
 use super::{Carried, Context, Director, Side, Sink, Verdict};
 use crate::forward::fib::Way;
@@ -23,7 +24,7 @@ impl Director {
             Err(reason) => return self.malformed_icmp(cx, p.ip, reason),
         };
         // The quoted packet travelled away from us, so what we would have received is its reverse.
-        let key = embedded.flow().reversed();
+        let key = carrier(embedded.flow().reversed());
         let Some(hit) = F::table(self).lookup(&key) else {
             return self.icmp_elsewhere(cx, &key);
         };

@@ -21,7 +21,7 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if let Some(verdict) = Self::unschedulable(p.ip) {
+        if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
         }
         let Chosen { dest, counted, .. } = match self.choose(cx, p, service, mark, Use::Packet) {

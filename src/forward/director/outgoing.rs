@@ -39,7 +39,13 @@ impl Director {
             self.applied = Some(Applied::to_server::<F>(dest, daddr));
         }
         match dest.method {
-            Method::Masq => rewrite::nat_dst(p.buf.data_mut(), p.ip, daddr, dport),
+            Method::Masq => {
+                if let Some(whole) = p.whole {
+                    let (frame, side) = (p.buf.data_mut(), rewrite::Side::Dst);
+                    rewrite::sctp_fragment_crc(frame, p.ip, side, dport, whole.len());
+                }
+                rewrite::nat_dst(p.buf.data_mut(), p.ip, daddr, dport);
+            }
             Method::Direct => {}
             Method::Tunnel => {
                 if !self.encapsulate(cx, p, dest, way) {
@@ -85,8 +91,10 @@ impl Director {
         if let Err(v) = self.passable(cx, p, way, 0, sink) {
             return v;
         }
-        if p.whole.is_some() {
+        if let Some(whole) = p.whole {
             self.applied = Some(Applied::from_server::<F>(dest, addr));
+            let (frame, side) = (p.buf.data_mut(), rewrite::Side::Src);
+            rewrite::sctp_fragment_crc(frame, p.ip, side, port, whole.len());
         }
         let ttl = p.ip.ttl - 1;
         rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
