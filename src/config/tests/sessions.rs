@@ -454,7 +454,7 @@ fn an_engine_where_no_payload_is_seen_is_a_warning() {
             "payload key on SCTP",
             udp("payload_key: {offset: 0, length: 4}").replace("udp", "sctp"),
             &[
-                "3:67: error: services[0].payload_key: `payload_key` is for UDP: on SCTP the server is chosen at the INIT,",
+                "3:55: error: services[0].payload_key: `payload_key` is for UDP: on SCTP the server is chosen at the INIT,",
             ],
         ),
     ]);
