@@ -1054,3 +1054,28 @@ fn quic_connections_that_move_onto_each_others_5_tuples_keep_their_servers() {
         bed.check_counts();
     }
 }
+
+#[test]
+fn a_payload_key_that_a_reload_brings_or_takes_holds_for_entries_that_there_are() {
+    let plain = || service(proto::UDP, VPN, servers(1194));
+    let with_key = || keyed(None, 1, 8);
+    let mut fresh = Bed::new(vec![with_key()]);
+    let homes: Vec<_> = (0..20u64)
+        .map(|s| fresh.datagram(client(s as u16), VPN, &vpn(s)))
+        .collect();
+    let mut bed = Bed::new(vec![plain()]);
+    let first = bed.datagram(client(0), VPN, &vpn(0));
+    bed.bed.apply(&setup(vec![with_key()])).expect("applies");
+    for (s, home) in (0..20u64).zip(&homes) {
+        assert_eq!(bed.datagram(client(0), VPN, &vpn(s)), *home);
+    }
+    bed.check_counts();
+    bed.bed.apply(&setup(vec![plain()])).expect("applies");
+    for s in 0..20u64 {
+        assert_eq!(bed.datagram(client(0), VPN, &vpn(s)), homes[19], "{first}");
+    }
+    bed.check_counts();
+    bed.pass(400);
+    assert!(bed.bed.templates().is_empty());
+    bed.check_counts();
+}
