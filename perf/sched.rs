@@ -35,6 +35,7 @@ fn dest(id: u32, weight: u32, upper_threshold: u32) -> Arc<Dest> {
         admin: AdminState::Ready,
         up: true,
         one_packet: false,
+        keyed: false,
         by_session: false,
         available: true,
         shared: Arc::new(DestShared::default()),

@@ -345,10 +345,10 @@ impl Director {
         if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id))
             && !(opens && begins_anew(cx, conn, dest))
         {
-            let use_it = if conn.flags() & KEYED == 0 {
-                Usable::Yes(index, dest)
-            } else {
+            let use_it = if dest.keyed {
                 Usable::Keyed(index, dest)
+            } else {
+                Usable::Yes(index, dest)
             };
             if dest.one_packet && p.ip.flow.proto == proto::UDP {
                 // Made before its service was changed to scheduling each datagram by itself.
@@ -365,7 +365,7 @@ impl Director {
             match policy {
                 Some(OnServerDown::Keep) => return use_it,
                 // The packet may be another session's, whose server is another.
-                Some(OnServerDown::Drop) if conn.flags() & KEYED != 0 => return use_it,
+                Some(OnServerDown::Drop) if dest.keyed => return use_it,
                 Some(OnServerDown::Drop) => return Usable::Refused,
                 None if amid && !expire => return Usable::Refused,
                 None | Some(OnServerDown::Reschedule) => {}
@@ -564,7 +564,7 @@ impl Director {
         conn.template = chosen.template.map_or(NONE, |t| t.index);
         if let Some(key) = &service.def.payload_key {
             let open = chosen.session == 0 && key.may_be_absent();
-            conn.set_flags(conn.flags() | KEYED | if open { OPEN } else { 0 });
+            conn.set_flags(conn.flags() | if open { OPEN } else { 0 });
         }
         let counters = cx.counters.service(service.id);
         match F::table(self).insert_with_evict(&conn, cx.now) {
@@ -719,9 +719,6 @@ const FTP_DATA: u16 = 20;
 /// Set on a connection whose last packet could not say whose it was: the session that names itself next may be one
 /// that its server has just named; the director's own.
 const OPEN: u16 = 0x0008;
-
-/// Set on connections of services with a payload key, whose packets are looked into; the director's own.
-const KEYED: u16 = 0x4000;
 
 /// Set on a controlled connection once its template was told that it lasts; the director's own.
 const ASSURED: u16 = 0x8000;

@@ -584,6 +584,7 @@ impl Registry {
             admin: def.admin,
             up: slot.up,
             one_packet: of.one_packet,
+            keyed: of.payload_key.is_some(),
             by_session: of.one_packet && (of.persistence.is_some() || of.payload_key.is_some()),
             available: true,
             shared: Arc::clone(&slot.shared),

@@ -27,6 +27,7 @@ pub(super) fn server(id: u32, weight: u32) -> Dest {
         admin: AdminState::Ready,
         up: true,
         one_packet: false,
+        keyed: false,
         by_session: false,
         available: true,
         shared: Arc::new(DestShared::default()),

@@ -310,6 +310,8 @@ pub struct Dest {
     pub up: bool,
     /// Whether its service schedules every UDP datagram by itself.
     pub one_packet: bool,
+    /// Whether the packets of its service's connections are looked into, for a payload key.
+    pub keyed: bool,
     /// Whether its load is its templates: so it is in one-packet services, which have no connections to be counted.
     pub by_session: bool,
     /// `false` once the server was removed and only lives on for its connections.
