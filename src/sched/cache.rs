@@ -41,11 +41,12 @@ impl<const M: usize> Entry<M> {
         }
     }
 
-    /// The servers of the entry.
+    /// The servers of the entry, the one added last first, as in IPVS: it wins ties.
     pub(super) fn members(&self) -> impl Iterator<Item = DestId> + '_ {
         let ids = self
             .members
             .iter()
+            .rev()
             .map(|member| member.load(Ordering::Relaxed));
         ids.filter_map(|id| id.checked_sub(1).map(DestId))
     }

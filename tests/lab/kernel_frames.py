@@ -119,17 +119,40 @@ class Packet:
             return False
         return not (self.protocol == 58 and self.l4[0] >= 130) and self.protocol != 0
 
+    @property
+    def own_error(self):
+        """Whether it is an ICMP error that the director made: what it relays has one hop less."""
+        return self.protocol in (1, 58) and len(self.l4) > 1 and (
+            self.l4[0] in (3, 11) and self.packet[8] == 64 if self.protocol == 1 else
+            self.l4[0] < 128 and self.packet[7] == 64)
+
     def comparable(self):
-        """The frame, without what a kernel chooses at random: the id of the packets that the director itself makes."""
-        if self.kind == 0x0800 and self.protocol in (1, 4, 41) and not self.relayed_icmp():
+        """The frame, without what a kernel chooses at random: the id of a tunnel header and its checksum."""
+        if self.kind == 0x0800 and self.protocol in (4, 41):
             p = bytearray(self.frame)
             p[18:20] = p[24:26] = b"\0\0"
             return bytes(p)
         return self.frame
 
-    def relayed_icmp(self):
-        """Whether an ICMP packet came from somebody else through the director."""
-        return self.protocol == 1 and self.packet[4:6] == b"\x77\x77"
+    def announced(self):
+        """What a kernel's frame must be for it to be what Polder is said to send.
+
+        ICMP errors of the director's own: the kernel's may be fragmented and have an id, Polder's may not and have
+        none (RFC 6864 §4.1); the kernel's ICMPv6 have traffic class 0 and a flow label by chance, Polder's the
+        class of ICMP and no label.
+        """
+        p = bytearray(self.frame)
+        if self.own_error and self.protocol == 1 and p[20:22] == b"\0\0":
+            p[18:20], p[20:22], p[24:26] = b"\0\0", b"\x40\0", b"\0\0"
+            p[24:26] = struct.pack(">H", checksum(bytes(p[14:34])))
+        elif self.own_error and self.protocol == 58 and p[14] == 0x60 and p[15] >> 4 == 0:
+            p[14:18] = b"\x6c\0\0\0"
+        return Packet(bytes(p)).comparable()
+
+    @property
+    def sound(self):
+        """Whether the IPv4 header's checksum is right."""
+        return self.kind != 0x0800 or checksum(self.packet[:(self.packet[0] & 15) * 4]) == 0
 
     def text(self):
         if self.kind not in (0x0800, 0x86dd):
