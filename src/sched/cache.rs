@@ -240,7 +240,7 @@ mod tests {
         entry.add(DestId(2), None, Tick(3));
         assert_eq!(
             (ids(&entry), entry.unchanged_for(Tick(12))),
-            (vec![0, 1], 10)
+            (vec![1, 0], 10)
         );
         entry.add(DestId(2), Some(DestId(0)), Tick(4));
         entry.remove(DestId(1), Tick(5));

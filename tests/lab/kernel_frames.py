@@ -98,15 +98,18 @@ class Packet:
         self.sport = self.dport = 0
         self.l4 = b""
         self.protocol = -1
-        self.fragment = False
+        self.fragment = self.later = False
         if self.kind == 0x0800:
             self.src, self.dst = str(ipaddress.ip_address(p[12:16])), str(ipaddress.ip_address(p[16:20]))
             self.protocol, size = p[9], (p[0] & 15) * 4
             self.l4 = p[size:struct.unpack(">H", p[2:4])[0]]
-            self.fragment = bool(struct.unpack(">H", p[6:8])[0] & 0x3fff)
+            place = struct.unpack(">H", p[6:8])[0]
+            self.fragment, self.later = bool(place & 0x3fff), bool(place & 0x1fff)
         elif self.kind == 0x86dd:
             self.src, self.dst = str(ipaddress.ip_address(p[8:24])), str(ipaddress.ip_address(p[24:40]))
             self.protocol, self.l4 = p[6], p[40:40 + struct.unpack(">H", p[4:6])[0]]
+        if self.later:
+            return
         if self.protocol in (4, 41):
             self.inner = Packet(frame[:12] + (b"\x08\x00" if self.protocol == 4 else b"\x86\xdd") + self.l4)
         elif self.protocol in (6, 17) and len(self.l4) >= 8:
@@ -139,14 +142,25 @@ class Packet:
 
         ICMP errors of the director's own: the kernel's may be fragmented and have an id, Polder's may not and have
         none (RFC 6864 §4.1); the kernel's ICMPv6 have traffic class 0 and a flow label by chance, Polder's the
-        class of ICMP and no label.
+        class of ICMP and no label. Of a packet that is too big the kernel quotes the TTL as it would have left,
+        Polder as it came (both RFC 1812 §4.3.2.3).
         """
         p = bytearray(self.frame)
         if self.own_error and self.protocol == 1 and p[20:22] == b"\0\0":
             p[18:20], p[20:22], p[24:26] = b"\0\0", b"\x40\0", b"\0\0"
             p[24:26] = struct.pack(">H", checksum(bytes(p[14:34])))
+            if self.l4[:2] == b"\3\4":
+                p[50] += 1
+                p[52:54] = b"\0\0"
+                p[52:54] = struct.pack(">H", checksum(bytes(p[42:62])))
+                p[36:38] = b"\0\0"
+                p[36:38] = struct.pack(">H", checksum(bytes(p[34:])))
         elif self.own_error and self.protocol == 58 and p[14] == 0x60 and p[15] >> 4 == 0:
             p[14:18] = b"\x6c\0\0\0"
+            if self.l4[:2] == b"\2\0":
+                p[69] += 1
+                p[56:58] = b"\0\0"
+                p[54:] = summed(self.src, self.dst, 58, bytes(p[54:]), 2)
         return Packet(bytes(p)).comparable()
 
     @property
@@ -159,6 +173,8 @@ class Packet:
             return f"ethertype {self.kind:#06x}"
         if self.inner:
             return f"tunnel {self.src} > {self.dst} ({self.inner.text()})"
+        if self.later:
+            return f"later fragment {self.src} > {self.dst}"
         where = f"{self.src}.{self.sport} > {self.dst}.{self.dport}"
         if self.protocol == 6 and len(self.l4) >= 14:
             names = "".join(c for bit, c in ((SYN, "S"), (ACK, "A"), (PSH, "P"), (FIN, "F"), (RST, "R"))

@@ -458,7 +458,6 @@ def sip(family, mode, tail):
 
 def edges(family, mode, tail):
     """What leaves: headers, errors, odd packets."""
-    hop = "client icmp 11/0" if family == 4 else "client icmp 3/0"
     s = Scenario(f"packets/{tail}", family, mode).service(sched="rr", servers=1).service("udp", 53, servers=1)
     for tos in (0, 0x10, 0xb8, 1, 2, 3):
         s.udp(0, 2000 + tos, tos=tos)
@@ -473,6 +472,14 @@ def edges(family, mode, tail):
     s = Scenario(f"ttl/{tail}", family, mode).service("udp", 53, servers=1)
     s.udp(1, 2000, ttl=1).udp(1, 2001, ttl=2).udp(1, 2001, ttl=1)
     yield s
+    if mode == "nat":
+        s = Scenario(f"ttl-out/{tail}", family, mode).service("udp", 53, servers=1)
+        s.udp(1, 2000)
+        src, dst = f.server(family, 11), s.client(1)
+        for ttl in (1, 2, 64):
+            l4 = f.udp(src, 53, dst, 2000, b"an answer")
+            s.send(None, side="s", frame=f.ether(f.LAN, f.server_mac(11), f.ip(src, dst, 17, l4, ttl=ttl)))
+        yield s
     s = Scenario(f"no-server/{tail}", family, mode).service(servers=1, weights=(0,)).service("udp", 53, servers=0)
     s.tcp(0, 2000, f.SYN).udp(0, 2000).tcp(0, 2000, f.SYN)
     yield s
@@ -497,6 +504,9 @@ def edges(family, mode, tail):
             s.tcp(0, 2000 + i, f.SYN, 500000).wait(0.05)
         for i in range(6):
             s.tcp(0, 2000 + i, f.ACK, 500001)
+        if sched == "wlc":
+            s.whole = ("choices", "a connection that is replaced in place does not count when its successor's server is "
+                       "chosen; the kernel's still does, until its timer has run (§2.4)")
         yield s
     big = b"z" * 1430
     s = Scenario(f"too-big/{tail}", family, mode).service("udp", 53, servers=1)
@@ -529,7 +539,12 @@ def edges(family, mode, tail):
         whole = f.udp(src, 3000, s.vip, 53, bytes(range(256)) * 8)
         for offset in (0, 1024):
             part = whole[offset:offset + 1024] if offset == 0 else whole[1024:]
-            s.send(f.ip(src, s.vip, 17, part, df=False, offset=offset, more=offset == 0, ident=0x5555))
+            differ = None
+            if mode == "tun" and offset:
+                differ = (", ".join(["server 12 fragment"] * 3), "server 12, server 12",
+                          "each fragment travels in a tunnel packet of its own; the kernel puts the datagram together, "
+                          "encapsulates it and splits the outcome")
+            s.send(f.ip(src, s.vip, 17, part, df=False, offset=offset, more=offset == 0, ident=0x5555), differ=differ)
         yield s
 
 
