@@ -108,6 +108,7 @@ class Packet:
         elif self.kind == 0x86dd:
             self.src, self.dst = str(ipaddress.ip_address(p[8:24])), str(ipaddress.ip_address(p[24:40]))
             self.protocol, self.l4 = p[6], p[40:40 + struct.unpack(">H", p[4:6])[0]]
+            self.fragment = self.protocol == 44
         if self.later:
             return
         if self.protocol in (4, 41):
@@ -120,7 +121,9 @@ class Packet:
         """Whether it is what the comparison is about: not ARP, neighbour discovery or multicast listening."""
         if self.kind not in (0x0800, 0x86dd):
             return False
-        return not (self.protocol == 58 and self.l4[0] >= 130) and self.protocol != 0
+        noise = self.protocol == 58 and self.l4[0] >= 130
+        # Multicast listener reports are behind a hop-by-hop header.
+        return not noise and not (self.protocol == 0 and self.packet[24] == 0xff)
 
     @property
     def own_error(self):
@@ -130,11 +133,14 @@ class Packet:
             self.l4[0] < 128 and self.packet[7] == 64)
 
     def comparable(self):
-        """The frame, without what a kernel chooses at random: the id of a tunnel header and its checksum."""
+        """The frame, without what a kernel chooses at random: the id of a tunnel header and its checksum, and that of
+        fragments that it made anew."""
         if self.kind == 0x0800 and self.protocol in (4, 41):
             p = bytearray(self.frame)
             p[18:20] = p[24:26] = b"\0\0"
             return bytes(p)
+        if self.kind == 0x86dd and self.fragment:
+            return self.frame[:58] + b"\0\0\0\0" + self.frame[62:]
         return self.frame
 
     def announced(self):
@@ -211,7 +217,9 @@ def back(packet):
 def answers(frame, kind):
     """What the server says to a frame that reached it: a list of frames."""
     p = Packet(frame)
-    if p.inner or p.fragment:
+    # A server that got the packet as it was sent to the virtual address answers past the director, unless told so.
+    past = kind != "through" and p.dst in (NETS[4]["vip"], NETS[6]["vip"])
+    if p.inner or p.fragment or past:
         return []
     to, frm = back(p)
     if kind.startswith("icmp"):

@@ -30,7 +30,7 @@ class Scenario:
 
     def service(self, protocol="tcp", port=80, sched="rr", servers=3, weights=None, thresholds=None, flags=(),
                 polder_flags=None, persist=None, mask=None, sip=False, ops=False, mark=None, server_port=None,
-                outer=None, made="whole"):
+                outer=None, made="whole", modes=None):
         """A service. `made`: `whole`, or `one by one`, which matters to wrr."""
         ns = list(SERVERS)[:servers]
         self.services.append({
@@ -38,7 +38,8 @@ class Scenario:
             "polder_flags": list(flags if polder_flags is None else polder_flags), "mask": mask, "sip": sip,
             "ops": ops, "mark": mark, "made": made, "outer": outer,
             "servers": [{"n": n, "w": (weights or [1] * servers)[i], "ul": (thresholds or [(0, 0)] * servers)[i],
-                         "port": server_port} for i, n in enumerate(ns)]})
+                         "port": server_port, "mode": (modes or [self.mode] * servers)[i]}
+                        for i, n in enumerate(ns)]})
         return self
 
     def mark(self, mark, protocol, ports):
@@ -75,7 +76,7 @@ class Scenario:
                 port = s["port"] if d["port"] is None else d["port"]
                 upper, lower = d["ul"]
                 end = f"{a}:{0 if s['mark'] and d['port'] is None else port}"
-                lines.append(f"ipvsadm -a {who} -r {end} {MODES[self.mode][0]} -w {d['w']} -x {upper} -y {lower}")
+                lines.append(f"ipvsadm -a {who} -r {end} {MODES[d['mode']][0]} -w {d['w']} -x {upper} -y {lower}")
             if first != how:
                 lines.append(f"ipvsadm -E {who} {how}")
         if self.timeouts:
@@ -137,7 +138,7 @@ class Scenario:
                 out["one_packet"] = True
             out["servers"] = []
             for d in s["servers"]:
-                one = {"address": self.address(s, d["n"]), "weight": d["w"], "forwarding": MODES[self.mode][1]}
+                one = {"address": self.address(s, d["n"]), "weight": d["w"], "forwarding": MODES[d["mode"]][1]}
                 if d["port"] is not None:
                     one["port"] = d["port"]
                 if any(d["ul"]):
@@ -274,11 +275,16 @@ def table():
         yield scheduling(f"dh/{tail}", family, mode, "dh", (1, 1, 1))
         yield scheduling(f"mh/{tail}", family, mode, "mh")
         yield scheduling(f"mh-port/{tail}", family, mode, "mh", (3, 1, 60, 200), flags=("port", "fallback"))
+        yield scheduling(f"mh-zero/{tail}", family, mode, "mh", (2, 0, 3, 1))
         yield scheduling(f"fo/{tail}", family, mode, "fo", (1, 7, 7, 3), thresholds=((0, 0), (6, 0), (5, 0), (9, 0)))
         yield scheduling(f"ovf/{tail}", family, mode, "ovf", (2, 9, 9, 4), n=60)
         for sched in ("dh", "lblc", "lblcr"):
             yield many_addresses(f"{sched}-many/{tail}", family, mode, sched)
 
+    for family in (4, 6):
+        s = Scenario(f"mixed-methods/nat/ipv{family}", family)
+        s.service(sched="wrr", weights=(3, 2, 1), modes=("nat", "dr", "tun")).mix(20)
+        yield s
     yield wrr_one_by_one()
     yield sh_proportional()
     for family, mode in both:
@@ -427,6 +433,12 @@ def sip(family, mode, tail):
             s.send(None, side="s", frame=f.ether(f.LAN, f.server_mac(12), f.ip(src, dst, 17, l4)))
             s.sip(3, b"own@server")
         yield s
+    # By default the Call-ID is looked for among those of the client only.
+    s = Scenario(f"sip-netmask/{tail}", family, mode)
+    s.service("udp", 5060, "rr", persist=60, sip=True, ops=True)
+    for client, call in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 1), (1, 1), (2, 1), (1, 2), (0, 2)):
+        s.sip(client, b"call-%d@example.com" % call)
+    yield s
     # What the kernel finds no Call-ID in, it drops; each from a client of its own.
     s = Scenario(f"sip-no-key/{tail}", family, mode)
     s.service("udp", 5060, "rr", servers=1, persist=60, mask=anybody, sip=True, ops=True)
@@ -467,8 +479,19 @@ def edges(family, mode, tail):
         s.udp(1, 2006, check=False).udp(1, 2007, df=False).udp(1, 2008, ident=0, df=True)
         s.udp(1, 2009, options=bytes((1, 1, 1, 0)))
     s.connect(2, 2100).tcp(2, 2100, f.PSH | f.ACK, 101, b"x" * 1400)
+    # A wrong checksum stays wrong.
+    src = s.client(3)
+    wrong = f.udp(src, 2200, s.vip, 53, b"a wrong checksum")
+    wrong = wrong[:6] + bytes((wrong[6] ^ 0x55, wrong[7])) + wrong[8:]
+    s.send(f.ip(src, s.vip, 17, wrong)).udp(3, 2201, b"z")
     s.tcp(2, 2101, f.SYN, ttl=2)
     yield s
+    if mode != "tun":
+        s = Scenario(f"padding/{tail}", family, mode).service("udp", 53, servers=1)
+        short = f.ip(s.client(3), s.vip, 17, f.udp(s.client(3), 2202, s.vip, 53, b"x"))
+        s.send(None, frame=f.ether(f.WAN, f.GATEWAY, short) + b"\xaa" * 12)
+        s.whole = ("bytes", "what a short frame is filled up with is left as it is; the kernel's driver fills up anew")
+        yield s
     s = Scenario(f"ttl/{tail}", family, mode).service("udp", 53, servers=1)
     s.udp(1, 2000, ttl=1).udp(1, 2001, ttl=2).udp(1, 2001, ttl=1)
     yield s
@@ -533,18 +556,47 @@ def edges(family, mode, tail):
         for i in range(6):
             s.udp(i, 3000 + i)
         yield s
-    if family == 4:
-        s = Scenario(f"fragments/{tail}", family, mode).service("udp", 53, servers=2)
-        src = s.client(0)
-        whole = f.udp(src, 3000, s.vip, 53, bytes(range(256)) * 8)
-        for offset in (0, 1024):
-            part = whole[offset:offset + 1024] if offset == 0 else whole[1024:]
-            differ = None
-            if mode == "tun" and offset:
-                differ = (", ".join(["server 12 fragment"] * 3), "server 12, server 12",
-                          "each fragment travels in a tunnel packet of its own; the kernel puts the datagram together, "
-                          "encapsulates it and splits the outcome")
-            s.send(f.ip(src, s.vip, 17, part, df=False, offset=offset, more=offset == 0, ident=0x5555), differ=differ)
+    else:
+        # Errors of the client about what a server sent past the director.
+        s = Scenario(f"client-errors/{tail}", family, mode).service(servers=2).service("udp", 53, servers=2)
+        s.connect(0, 2000).udp(0, 2001)
+        src, dst = s.vip, s.client(0)
+        for kind in ("icmp-port", "icmp-big", "icmp-time"):
+            for protocol, l4 in ((6, f.tcp(src, 80, dst, 2000, f.ACK, 1, 1, b"y" * 50)),
+                                 (17, f.udp(src, 53, dst, 2001, b"an answer"))):
+                s.send(f.error(f.ip(src, dst, protocol, l4), dst, src, kind))
+        yield s
+    s = Scenario(f"fragments/{tail}", family, mode).service("udp", 53, servers=2)
+    src = s.client(0)
+    whole = f.udp(src, 3000, s.vip, 53, bytes(range(256)) * 8)
+    for offset in (0, 1024):
+        part, differ = whole[:1024] if offset == 0 else whole[1024:], None
+        if mode == "tun" and offset:
+            differ = (", ".join(["server 12 fragment"] * (3 if family == 4 else 2)), "server 12, server 12",
+                      "each fragment travels in a tunnel packet of its own; the kernel puts the datagram together, "
+                      "encapsulates it and splits the outcome")
+        if family == 4:
+            packet = f.ip(src, s.vip, 17, part, df=False, offset=offset, more=offset == 0, ident=0x5555)
+        else:
+            head = bytes((17, 0)) + (offset | (offset == 0)).to_bytes(2, "big") + b"\0\0\x55\x55"
+            packet = f.ip(src, s.vip, 44, head + part)
+        s.send(packet, differ=differ)
+    yield s
+    if mode == "dr":
+        # A reply of a direct server that comes through the director after all.
+        s = Scenario(f"replies-through/{tail}", family, mode).service("udp", 53, servers=1)
+        s.udp(0, 2000)
+        l4 = f.udp(s.vip, 53, s.client(0), 2000, b"an answer")
+        differ = ("client", "nothing", "a reply that comes from a virtual address is the director's kernel's to route; "
+                  "a replay has none") if family == 6 else None
+        s.send(None, side="s", differ=differ,
+               frame=f.ether(f.LAN, f.server_mac(11), f.ip(s.vip, s.client(0), 17, l4)))
+        yield s
+    if family == 6:
+        s = Scenario(f"options/{tail}", family, mode).service("udp", 53, servers=2)
+        for protocol in (60, 0):
+            l4 = bytes((17, 0, 1, 4, 0, 0, 0, 0)) + f.udp(src, 3000 + protocol, s.vip, 53, b"behind options")
+            s.send(f.ip(src, s.vip, protocol, l4))
         yield s
 
 
