@@ -40,8 +40,8 @@ mkdir "$work/share"
 cp tests/lab/kernel_play.py tests/lab/kernel_frames.py "$work/share/"
 python3 tests/lab/kernel_scenarios.py "$work/share/scenarios.json" "$pattern"
 
-# Python of the emulated machine is slow at starting only; all scenarios are played by one process.
-"$lab" up -n "$guest" --share "$work/share" ${KERNEL_RELEASE:+--release "$KERNEL_RELEASE"} \
+# One processor: a frame has gone its whole way when the call that sends it returns.
+"$lab" up -n "$guest" --cpus 1 --share "$work/share" ${KERNEL_RELEASE:+--release "$KERNEL_RELEASE"} \
   --modules ip_vs,veth,af_packet || skip "the guest does not boot"
 if ! "$lab" run -n "$guest" -t 3600 "cd $work/share && python3 -u kernel_play.py scenarios.json results.json" \
   >"$work/share/play.log" 2>&1; then

@@ -252,7 +252,7 @@ def scheduling(name, family, mode, sched, weights=(1, 2, 3, 4), flags=(), polder
     common = {"sched": sched, "servers": len(weights), "weights": weights, "flags": flags,
               "polder_flags": polder_flags, "thresholds": thresholds, **kw}
     s.service("tcp", 80, **common).service("udp", 53, **common)
-    s.mix(n)
+    s.mix(n if family == 4 else n * 2 // 3)
     for i in range(12):
         s.udp(i % 7, 30000 + i, b"question %d" % i)
     return s
