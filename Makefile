@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lab lint bench image coverage build clean
+.PHONY: help run test test-lab test-kernel lint bench image coverage build clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,11 @@ test-lab: ## the appliance on bound NICs, in emulated machines (of the lab at PO
 	@.ci/deps test
 	$(CARGO) build --release --locked
 	@tests/lab/pci.sh $${CARGO_TARGET_DIR:-target}/release/polder || [ $$? -eq 77 ]
+
+test-kernel: ## the same frames through kernel IPVS (in an emulated machine) and replay, into docs/kernel-comparison.md
+	@.ci/deps test
+	$(CARGO) build --release --locked --no-default-features
+	@REPORT=docs/kernel-comparison.md tests/lab/kernel.sh $${CARGO_TARGET_DIR:-target}/release/polder || [ $$? -eq 77 ]
 
 lint: ## formatting and lints, with and without DPDK
 	@.ci/deps build

@@ -252,8 +252,8 @@ fn an_expired_time_to_live_is_told_in_both_directions() {
     };
     assert_eq!(
         ends(error).0.ip(),
-        ip("192.0.2.10"),
-        "from the director's own address"
+        at(VIP).ip(),
+        "from the address that was asked, as in IPVS"
     );
     assert_eq!(error[34..36], [11, 0]);
     // The connection was made all the same; the server's reply with its last hop is told to the server.
@@ -288,6 +288,7 @@ fn what_is_too_big_is_told_or_split() {
         panic!("{} frames", out.len())
     };
     verify(error).expect("checksums");
+    assert_eq!(ends(error).0.ip(), at(VIP).ip());
     assert_eq!(
         (error[34], error[35], &error[40..42]),
         (3, 4, &1000u16.to_be_bytes()[..])

@@ -41,11 +41,12 @@ impl<const M: usize> Entry<M> {
         }
     }
 
-    /// The servers of the entry.
+    /// The servers of the entry, the one added last first, as in IPVS: it wins ties.
     pub(super) fn members(&self) -> impl Iterator<Item = DestId> + '_ {
         let ids = self
             .members
             .iter()
+            .rev()
             .map(|member| member.load(Ordering::Relaxed));
         ids.filter_map(|id| id.checked_sub(1).map(DestId))
     }
@@ -239,7 +240,7 @@ mod tests {
         entry.add(DestId(2), None, Tick(3));
         assert_eq!(
             (ids(&entry), entry.unchanged_for(Tick(12))),
-            (vec![0, 1], 10)
+            (vec![1, 0], 10)
         );
         entry.add(DestId(2), Some(DestId(0)), Tick(4));
         entry.remove(DestId(1), Tick(5));

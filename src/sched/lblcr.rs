@@ -127,6 +127,15 @@ mod tests {
     }
 
     #[test]
+    fn of_equally_loaded_members_the_one_added_last_takes_the_connection() {
+        let service = replicated();
+        for _ in 0..3 {
+            service.dests[0].unbind(true);
+        }
+        assert_eq!(service.select(&to(1, 0)), Some(1));
+    }
+
+    #[test]
     fn a_set_without_an_eligible_member_gets_another() {
         let service = replicated();
         carry(&service.dests[1], 0, 1);
@@ -195,7 +204,7 @@ mod tests {
                 .or_else(|| least(dests, weighted))
                 .expect("none is overloaded");
             if !set.contains(&expected) {
-                set.push(expected);
+                set.insert(0, expected);
             }
             assert_eq!(service.select(&to(addr, 0)), Some(expected));
             let dest = &dests[random as usize / 64 % 3];

@@ -89,7 +89,7 @@ impl Director {
         way: Way,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if let Err(v) = self.passable(cx, p, way, 0, sink) {
+        if let Err(v) = self.passable(cx, p, way, 0, None, sink) {
             return v;
         }
         if let Err(r) = icmp::translate(p.buf.data_mut(), p.ip, embedded, side, addr, port) {

@@ -30,7 +30,8 @@ impl Director {
             (Method::Tunnel, false) => 40,
             _ => 0,
         };
-        if let Err(v) = self.passable(cx, p, way, overhead, sink) {
+        let addressed = Some(p.ip.flow.dst);
+        if let Err(v) = self.passable(cx, p, way, overhead, addressed, sink) {
             return v;
         }
         let ttl = p.ip.ttl - 1;
@@ -88,7 +89,7 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
-        if let Err(v) = self.passable(cx, p, way, 0, sink) {
+        if let Err(v) = self.passable(cx, p, way, 0, None, sink) {
             return v;
         }
         if let Some(whole) = p.whole {
@@ -103,24 +104,25 @@ impl Director {
     }
 
     /// TTL and MTU rules of the way out (specification §8.1). `Err` carries the verdict of a packet that may not pass;
-    /// its sender has been told.
+    /// its sender has been told, by `from` if that is given: as in IPVS, a client hears of the virtual address only.
     pub(super) fn passable<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
         way: Way,
         overhead: u16,
+        from: Option<F::Addr>,
         sink: &mut impl Sink<B>,
     ) -> Result<(), Verdict> {
         if p.ip.ttl <= 1 {
-            self.answer(cx, p, IcmpError::TimeExceeded, None, sink);
+            self.answer(cx, p, IcmpError::TimeExceeded, from, sink);
             return Err(Verdict::Drop(DropReason::TtlExceeded));
         }
         let port = match way {
             Way::Known(e) => e.port,
             Way::Unresolved { port, .. } => port,
             Way::None => {
-                self.answer(cx, p, IcmpError::HostUnreachable, None, sink);
+                self.answer(cx, p, IcmpError::HostUnreachable, from, sink);
                 return Err(Verdict::Drop(DropReason::NoRoute));
             }
         };
@@ -131,7 +133,7 @@ impl Director {
             return Ok(());
         }
         if p.ip.dont_fragment {
-            self.answer(cx, p, IcmpError::TooBig { mtu }, None, sink);
+            self.answer(cx, p, IcmpError::TooBig { mtu }, from, sink);
         } else if overhead != 40 {
             // The way out splits it.
             return Ok(());

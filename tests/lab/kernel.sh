@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Polder beside kernel IPVS: the same frames through both, compared byte for byte.
+#
+#   tests/lab/kernel.sh POLDER [PATTERN]      scenarios whose name matches PATTERN, all of them by default
+#
+# POLDER is the program to test. A guest machine is booted under QEMU by the lab, the folder $POLDER_LAB, or ../shared/lab
+# beside the checkout; its kernel's IPVS gets the frames of each scenario, and `polder replay` gets what it got. KEEP=DIR
+# keeps what was played; REPORT=FILE writes the table. Exit status: 0 all as wanted, 1 not, 77 skipped because something
+# that the host must have is missing (a sentence says what).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+skip() { echo "SKIPPED: comparison with the kernel: $*"; exit 77; }
+
+lab=${POLDER_LAB:-../shared/lab}/lab
+[ -x "$lab" ] || skip "there is no lab; set POLDER_LAB to its folder"
+command -v python3 >/dev/null || skip "there is no python3 (.ci/deps test)"
+polder=${1:?usage: tests/lab/kernel.sh POLDER [PATTERN]}
+[ -x "$polder" ] || { echo "kernel.sh: $polder is no program" >&2; exit 2; }
+pattern=${2:-}
+export PYTHONDONTWRITEBYTECODE=1
+if [ ! -e "${LAB_CACHE:-$HOME/.cache/polder-lab}/default" ]; then
+  [ "$(id -u)" -eq 0 ] || skip "the lab's guest can't be made without root"
+  echo "the lab's guest is made first; this takes some minutes, once"
+  log=$(mktemp)
+  { "$lab" install && "$lab" build; } >"$log" 2>&1 || { tail -5 "$log"; skip "the lab's guest can't be made; see $log"; }
+  rm -f "$log"
+fi
+
+work=$(mktemp -d)
+export LAB_STATE=$work/state
+guest=polder-kernel
+clean_up() {
+  "$lab" down -n "$guest" 2>/dev/null || true
+  if [ -n "${KEEP:-}" ]; then mkdir -p "$KEEP" && cp -r "$work/share/." "$KEEP/"; fi
+  rm -rf "$work"
+}
+trap clean_up EXIT
+mkdir "$work/share"
+cp tests/lab/kernel_play.py tests/lab/kernel_frames.py "$work/share/"
+python3 tests/lab/kernel_scenarios.py "$work/share/scenarios.json" "$pattern"
+
+# One processor: a frame has gone its whole way when the call that sends it returns.
+"$lab" up -n "$guest" --cpus 1 --share "$work/share" ${KERNEL_RELEASE:+--release "$KERNEL_RELEASE"} \
+  --modules ip_vs,veth,af_packet || skip "the guest does not boot"
+if ! "$lab" run -n "$guest" -t 3600 "cd $work/share && python3 -u kernel_play.py scenarios.json results.json" \
+  >"$work/share/play.log" 2>&1; then
+  tail -5 "$work/share/play.log"
+  echo "comparison with the kernel: the guest's part failed"
+  exit 1
+fi
+"$lab" down -n "$guest"
+mkdir "$work/share/polder"
+python3 tests/lab/kernel_compare.py "$polder" "$work/share/scenarios.json" "$work/share/results.json" \
+  "$work/share/polder" ${REPORT:+"$REPORT"}
