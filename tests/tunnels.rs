@@ -3,13 +3,16 @@
 mod bed;
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 
 use bed::*;
 use polder::forward::{DestDef, PortId, ServiceDef};
 use polder::net::build::{Frame, fragment, verify};
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
+use polder::net::pcap::Writer;
 use polder::net::tunnel::{Tunnel, TunnelChecksum, TunnelKind};
+use polder::net::{L3, parse};
 use polder::table::Method;
 
 const ETHERNET: usize = 14;
@@ -201,20 +204,42 @@ fn a_tunnel_whose_link_is_too_narrow_for_its_family_takes_nothing() {
 #[test]
 fn a_packet_that_may_be_split_is_split_outside() {
     for tunnel in all_tunnels() {
-        let mut bed = Bed::new(vec![tunnelled(proto::UDP, tunnel, false, false)]);
-        let sent = |ttl| {
-            from_client()
-                .ttl(ttl)
-                .udp(at(CLIENT.0), at(SERVICE.0), &[7; 1472])
-        };
-        let out = bed.client(&sent(64));
-        assert_eq!(out.len(), 2, "{tunnel:?}");
-        assert!(out.iter().all(|(_, f)| f.len() <= ETHERNET + 1500));
-        let mut whole = out[0].1.clone();
-        whole.extend_from_slice(&out[1].1[34..]);
-        let got = inner(&whole, tunnel, false, false);
-        assert_eq!(got[ETHERNET..], sent(63)[ETHERNET..], "{tunnel:?}");
-        bed.check_identity();
+        for (outer_v6, behind) in [(false, 34), (true, 62)] {
+            let mut bed = Bed::new(vec![tunnelled(proto::UDP, tunnel, false, outer_v6)]);
+            let sent = |ttl| {
+                from_client()
+                    .ttl(ttl)
+                    .udp(at(CLIENT.0), at(SERVICE.0), &[7; 1472])
+            };
+            let out = bed.client(&sent(64));
+            let what = format!("{tunnel:?}, outer v6 {outer_v6}");
+            assert_eq!(out.len(), 2, "{what}: {:?}", bed.drops());
+            assert!(out.iter().all(|(_, f)| f.len() <= ETHERNET + 1500));
+            let place = |f: &[u8]| match parse(f).expect("a good frame").l3 {
+                L3::V4(ip) => ip.fragment.expect("a fragment"),
+                L3::V6(ip) => ip.fragment.expect("a fragment"),
+                L3::Other(_) => panic!("IP"),
+            };
+            let (first, last) = (place(&out[0].1), place(&out[1].1));
+            assert_eq!(
+                (first.offset, first.more, last.more),
+                (0, true, false),
+                "{what}"
+            );
+            assert_eq!(usize::from(last.offset), out[0].1.len() - behind, "{what}");
+            assert_eq!(first.id, last.id, "{what}");
+            let header = ETHERNET + if outer_v6 { 40 } else { 20 };
+            let parts = [
+                &out[0].1[..header],
+                &out[0].1[behind..],
+                &out[1].1[behind..],
+            ];
+            let got = inner(&parts.concat(), tunnel, false, outer_v6);
+            assert_eq!(got[ETHERNET..], sent(63)[ETHERNET..], "{what}");
+            let again = bed.client(&sent(64));
+            assert_ne!(place(&again[0].1).id, first.id, "{what}: another packet");
+            bed.check_identity();
+        }
     }
 }
 
@@ -588,4 +613,63 @@ fn hostile_errors_never_panic_and_always_meet_one_fate() {
             assert_eq!(bed.bed.buffers_in_use(), 0);
         }
     }
+}
+
+#[test]
+fn tshark_finds_nothing_wrong_with_any_tunnel() {
+    let there = Command::new("tshark").arg("--version").output();
+    if !there.is_ok_and(|o| o.status.success()) {
+        eprintln!("SKIPPED: tshark_finds_nothing_wrong_with_any_tunnel: there is no tshark");
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let mut pcap = Writer::new(file.reopen().expect("it opens"), false).expect("a header");
+    let mut frames = 0;
+    for tunnel in all_tunnels() {
+        for (inner_v6, outer_v6) in MIXES {
+            let mut bed = Bed::new(vec![tunnelled(proto::TCP, tunnel, inner_v6, outer_v6)]);
+            for payload in [&b""[..], b"odd", &[7; 1000]] {
+                let (client, vip) = (at(of(CLIENT, inner_v6)), at(of(SERVICE, inner_v6)));
+                let frame = from_client().tcp(client, vip, tcp_flags::SYN, 1, payload);
+                for (_, got) in bed.client(&frame) {
+                    pcap.write(frames * 1000, &got).expect("written");
+                    frames += 1;
+                }
+            }
+        }
+    }
+    pcap.flush().expect("written");
+    let count = |filter: &str| {
+        let mut command = Command::new("tshark");
+        for check in ["ip", "tcp", "udp"] {
+            command
+                .arg("-o")
+                .arg(format!("{check}.check_checksum:TRUE"));
+        }
+        // GUE is read as UDP; what is within is not.
+        command.arg("-r").arg(file.path()).args(["-Y", filter]);
+        let out = command.output().expect("tshark runs");
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8_lossy(&out.stdout).lines().count()
+    };
+    let bad = "_ws.malformed || ip.checksum.status==\"Bad\" || tcp.checksum.status==\"Bad\" || \
+               udp.checksum.status==\"Bad\" || gre.checksum.status==\"Bad\"";
+    assert_eq!(count("frame"), 72);
+    assert_eq!(count("gre && tcp"), 24, "GRE is read through to TCP");
+    assert_eq!(count("gre.checksum.status==\"Good\""), 12);
+    assert_eq!(count("udp.dstport==6080"), 36);
+    assert_eq!(
+        count("udp.dstport==6080 && udp.checksum.status==\"Good\""),
+        24
+    );
+    assert_eq!(count("tcp && !gre"), 12, "and so is IPIP");
+    // A UDP checksum of 0 over IPv6 is what `checksum: none` asks for (RFC 6935), and tshark does not like it.
+    assert_eq!(
+        count(&format!("({bad}) && !(ipv6 && udp.checksum == 0)")),
+        0
+    );
 }
