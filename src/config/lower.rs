@@ -372,7 +372,7 @@ pub fn server(server: &Server, service_port: u16) -> DestDef {
             Forwarding::Direct => Method::Direct,
             Forwarding::Tunnel => Method::Tunnel,
         },
-        tunnel: server.tunnel.as_ref().map_or(Tunnel::default(), tunnel),
+        tunnel: server.tunnel.as_ref().map(tunnel).unwrap_or_default(),
         upper_threshold: server.upper_threshold,
         lower_threshold: server.lower_threshold,
         admin: match server.state {

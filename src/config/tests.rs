@@ -891,20 +891,20 @@ fn servers_are_consistent() {
             "tunnel of a masq server",
             servers("      - {address: 10.0.0.11, tunnel: {type: gre}}\n"),
             &[
-                "7:38: error: services[0].servers[0].tunnel: `tunnel` says how `forwarding: tunnel` wraps packets",
+                "7:30: error: services[0].servers[0].tunnel: `tunnel` says how `forwarding: tunnel` wraps packets",
             ],
         ),
         row(
             "GUE without a port",
             servers("      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {type: gue}}\n"),
-            &["7:58: error: services[0].servers[0].tunnel: `type: gue` needs the `port`"],
+            &["7:50: error: services[0].servers[0].tunnel: `type: gue` needs the `port`"],
         ),
         row(
             "GUE port 0",
             servers(
                 "      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {type: gue, port: 0}}\n",
             ),
-            &["7:76: error: services[0].servers[0].tunnel.port: 0 is out of range, 1 to 65535"],
+            &["7:76: error: services[0].servers[0].tunnel.port: 0 is out of range"],
         ),
         row(
             "IPIP with options",
@@ -928,7 +928,8 @@ fn servers_are_consistent() {
         ),
         row(
             "no address of the tunnel's family",
-            servers("      - {address: \"2001:db8::11\", forwarding: tunnel}\n"),
+            servers("      - {address: \"2001:db8::11\", forwarding: tunnel}\n")
+                .replace(", 2001:db8::a/64", ""),
             &["7:19: warning: services[0].servers[0].address: no port has an IPv6 address"],
         ),
         row(
