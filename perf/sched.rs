@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use polder::net::Tick;
+use polder::net::tunnel::Tunnel;
 use polder::sched::{self, Build, SchedState, Scheduler, Selection, select_and_reserve};
 use polder::table::{AdminState, Dest, DestId, DestShared, Method, ServiceId};
 
@@ -28,6 +29,7 @@ fn dest(id: u32, weight: u32, upper_threshold: u32) -> Arc<Dest> {
         addr: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id)),
         port: 80,
         method: Method::Direct,
+        tunnel: Tunnel::default(),
         weight,
         last_weight: weight,
         upper_threshold,

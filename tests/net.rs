@@ -533,8 +533,8 @@ fn bulk_transfers_flow_every_second_through_direct_routing() {
     live.finish();
 }
 
-/// Takes IPIP packets off a raw socket and gives what is inside to the kernel by a TUN device. The kernels of test hosts
-/// often have no tunnel module.
+/// Takes tunnels' packets off raw sockets and, for GUE, UDP sockets, and gives what is inside to the kernel by a TUN
+/// device. The kernels of test hosts often have no tunnel module. What a GRE checksum or a GUE header says wrong ends it.
 const DECAPSULATOR: &str = r#"
 import fcntl, os, select, socket, struct
 tun = os.open("/dev/net/tun", os.O_RDWR)
@@ -542,14 +542,33 @@ fcntl.ioctl(tun, 0x400454ca, struct.pack("16sH22x", b"decap", 0x1001))
 os.system("ip link set decap up mtu 1500")
 for path in ("all", "decap"):
     open("/proc/sys/net/ipv4/conf/%s/rp_filter" % path, "w").write("0")
-s4 = [socket.socket(socket.AF_INET, socket.SOCK_RAW, p) for p in (4, 41)]
-s6 = [socket.socket(socket.AF_INET6, socket.SOCK_RAW, p) for p in (4, 41)]
+s4 = [socket.socket(socket.AF_INET, socket.SOCK_RAW, p) for p in (4, 41, 47)]
+s6 = [socket.socket(socket.AF_INET6, socket.SOCK_RAW, p) for p in (4, 41, 47)]
+gue = [socket.socket(f, socket.SOCK_DGRAM) for f in (socket.AF_INET, socket.AF_INET6)]
+gue[1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+for s, any_address in zip(gue, ("0.0.0.0", "::")):
+    s.bind((any_address, 6080))
+def checksum(data):
+    words = struct.unpack("!%dH" % ((len(data) + 1) // 2), data + b"\0" * (len(data) % 2))
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return total
 print("ready", flush=True)
 while True:
-    for s in select.select(s4 + s6, [], [])[0]:
+    for s in select.select(s4 + s6 + gue, [], [])[0]:
         packet = s.recv(65535)
         if s in s4:
             packet = packet[(packet[0] & 15) * 4:]
+        if s in gue:
+            assert packet[:1] == b"\0" and packet[2:4] == b"\0\0", packet[:4]
+            assert packet[1] == (4 if packet[4] >> 4 == 4 else 41), packet[:5]
+            packet = packet[4:]
+        elif s.proto == 47:
+            flags, kind = struct.unpack("!HH", packet[:4])
+            assert flags == 0 or (flags == 0x8000 and checksum(packet) == 0xffff), packet[:8]
+            packet = packet[8 if flags else 4:]
+            assert kind == (0x0800 if packet[0] >> 4 == 4 else 0x86dd), kind
         os.write(tun, packet)
 "#;
 
@@ -558,9 +577,15 @@ fn tunnels_reach_a_real_endpoint_in_all_mixes() {
     let Some(_host) = host("tunnels", &["nginx", "curl", "wrk", "python3"]) else {
         return;
     };
-    for (outer, server) in [("v4", "10.0.0.11"), ("v6", "2001:db8:2::11")] {
-        let services = service("web", "tcp", VIP, 80, &[server.into()], "tunnel")
-            + &service("web6", "tcp", VIP6, 80, &[server.into()], "tunnel");
+    let tunnels = [
+        "tunnel",
+        "tunnel, tunnel: {type: gue, port: 6080, checksum: csum}",
+        "tunnel, tunnel: {type: gre, checksum: csum}",
+    ];
+    let ends = [("v4", "10.0.0.11"), ("v6", "2001:db8:2::11")];
+    for (tunnel, (outer, server)) in tunnels.iter().flat_map(|t| ends.map(|e| (t, e))) {
+        let services = service("web", "tcp", VIP, 80, &[server.into()], tunnel)
+            + &service("web6", "tcp", VIP6, 80, &[server.into()], tunnel);
         let live = Live::start(Arms::Two, 2, &services);
         answer_directly(&live);
         let script = ok(live.lab.write("decap.py", DECAPSULATOR));
@@ -583,8 +608,10 @@ fn tunnels_reach_a_real_endpoint_in_all_mixes() {
         for url in [format!("http://{VIP}/"), format!("http://[{VIP6}]/")] {
             live.first_answer(&url);
             let said = live.wrk("-t 1 -c 20 -d 2 --timeout 5", &url);
-            assert!(said.contains("requests in"), "{outer}: {said}");
+            assert!(said.contains("requests in"), "{tunnel}, {outer}: {said}");
         }
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(!log.contains("Error"), "{tunnel}, {outer}: {log}");
         live.finish();
     }
 }

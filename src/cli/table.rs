@@ -9,15 +9,25 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
 }
 
-/// Services as `ipvsadm -Ln` lists them; each with its name, each server with its state and, where it has one, its name.
+/// Services as `ipvsadm -Ln` lists them, and where there are tunnels as with `--tun-info`; each with its name, each server
+/// with its state and, where it has one, its name.
 #[must_use]
 pub fn services(services: &[api::Service]) -> String {
     let mut out = String::new();
     line!(out, "Prot LocalAddress:Port Scheduler Flags");
+    let tunnels = services
+        .iter()
+        .flat_map(|s| &s.servers)
+        .any(|d| d.tunnel.is_some());
+    let tunnel = |info: &str| match tunnels {
+        true => format!("{info:<13} "),
+        false => String::new(),
+    };
     line!(
         out,
-        "  -> {:<28} Forward Weight ActiveConn InActConn  State       Name",
-        "RemoteAddress:Port"
+        "  -> {:<28} Forward {}Weight ActiveConn InActConn  State       Name",
+        "RemoteAddress:Port",
+        tunnel("TunnelInfo")
     );
     for s in services {
         line!(
@@ -31,9 +41,10 @@ pub fn services(services: &[api::Service]) -> String {
         for d in &s.servers {
             let name = if d.name == d.address { "" } else { &d.name };
             let row = format!(
-                "  -> {:<28} {:<7} {:<6} {:<10} {:<10} {:<11} {name}",
+                "  -> {:<28} {:<7} {}{:<6} {:<10} {:<10} {:<11} {name}",
                 d.address,
                 method(&d.forwarding),
+                tunnel(d.tunnel.as_deref().unwrap_or("n/a")),
                 d.effective_weight,
                 d.active,
                 d.inactive,

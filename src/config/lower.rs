@@ -18,6 +18,7 @@ use crate::forward::defs::{
 };
 use crate::forward::{DestDef, NeighbourDef, PortDef, PortId, RouteDef, ServiceDef, Setup};
 use crate::net::Af;
+use crate::net::tunnel::{Tunnel, TunnelChecksum, TunnelKind};
 use crate::persist::{
     self, Engine, Field, FieldError, PayloadKey, QuicConfig, QuicLb, SessionKey, When,
 };
@@ -377,6 +378,7 @@ pub fn server(server: &Server, service_port: u16) -> DestDef {
             Forwarding::Direct => Method::Direct,
             Forwarding::Tunnel => Method::Tunnel,
         },
+        tunnel: server.tunnel.as_ref().map(tunnel).unwrap_or_default(),
         upper_threshold: server.upper_threshold,
         lower_threshold: server.lower_threshold,
         admin: match server.state {
@@ -388,6 +390,22 @@ pub fn server(server: &Server, service_port: u16) -> DestDef {
             .quic_server_id
             .as_ref()
             .map_or(Vec::new(), |id| id.0.clone()),
+    }
+}
+
+fn tunnel(tunnel: &model::Tunnel) -> Tunnel {
+    Tunnel {
+        kind: match tunnel.kind {
+            model::TunnelType::Ipip => TunnelKind::Ipip,
+            model::TunnelType::Gue => TunnelKind::Gue,
+            model::TunnelType::Gre => TunnelKind::Gre,
+        },
+        port: tunnel.port.unwrap_or(0),
+        checksum: match tunnel.checksum.unwrap_or_default() {
+            model::TunnelChecksum::None => TunnelChecksum::None,
+            model::TunnelChecksum::Csum => TunnelChecksum::Full,
+            model::TunnelChecksum::Remcsum => TunnelChecksum::Remote,
+        },
     }
 }
 

@@ -507,6 +507,9 @@ pub struct Server {
     /// How packets reach the server; default masq.
     #[serde(default)]
     pub forwarding: Forwarding,
+    /// With `forwarding: tunnel`: what the packets are wrapped in; default IPIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
     /// Connections from which on the server takes no new ones; default 0 (no threshold), 0 to 2147483647.
     #[serde(default)]
     #[schemars(range(min = 0, max = 2_147_483_647))]
@@ -538,6 +541,48 @@ pub enum Forwarding {
     Direct,
     /// The packet travels in an IP packet to the server, which has the VIP.
     Tunnel,
+}
+
+/// What packets for a tunnel server are wrapped in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tunnel {
+    /// The encapsulation (`ipvsadm --tun-type`); default ipip.
+    #[serde(rename = "type", default)]
+    pub kind: TunnelType,
+    /// UDP port that the server takes GUE packets on, 1 to 65535 (`--tun-port`); required with `type: gue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// Checksum of the encapsulation (`--tun-nocsum`, `--tun-csum`, `--tun-remcsum`); default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<TunnelChecksum>,
+}
+
+/// An encapsulation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelType {
+    /// The packet is what the outer IP packet carries.
+    #[default]
+    Ipip,
+    /// UDP and four bytes (Generic UDP Encapsulation).
+    Gue,
+    /// Four bytes, or eight with a checksum (Generic Routing Encapsulation).
+    Gre,
+}
+
+/// The checksum of an encapsulation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelChecksum {
+    /// None; the inner packet's own protect it.
+    #[default]
+    None,
+    /// Over the header of the encapsulation and the inner packet.
+    Csum,
+    /// With GUE: as csum; the receiver may have to fill in the inner one, but never has to for forwarded packets.
+    Remcsum,
 }
 
 /// What the operator wants of a real server.
@@ -771,6 +816,12 @@ pub(super) const SYNONYMS: &[(&str, &str)] = &[
     ("gatewaying", "direct"),
     ("route", "direct"),
     ("tun", "tunnel"),
+    ("encapsulation", "tunnel"),
+    ("tun_type", "tunnel"),
+    ("tun_port", "tunnel"),
+    ("tun_csum", "csum"),
+    ("csum", "checksum"),
+    ("nocsum", "none"),
     ("ipip", "tunnel"),
     ("up", "ready"),
     ("down", "maint"),

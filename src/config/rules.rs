@@ -15,7 +15,10 @@ use std::net::IpAddr;
 use super::decode::{Doubts, choice_message, list};
 use super::located::Located;
 use super::lower::tap_name;
-use super::model::{Config, Forwarding, IpFamily, Port, SCHEDULERS, Server, Service, State};
+use super::model::{
+    Config, Forwarding, IpFamily, Port, SCHEDULERS, Server, Service, State, TunnelChecksum,
+    TunnelType,
+};
 use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
 use super::values::{Cidr, bits, contains, network};
@@ -485,6 +488,7 @@ impl Rules<'_, '_, '_> {
             }
             self.server_address(service, server);
             self.server_port(service, server);
+            self.tunnel(server);
             self.thresholds(server);
         }
         let idle = |s: &Located<Server>| s.weight == 0 || s.state != State::Ready;
@@ -572,6 +576,67 @@ impl Rules<'_, '_, '_> {
                 let message = "0 keeps the port of a packet, which only services of a mark or of port 0 can do; \
                                give a port from 1 to 65535";
                 self.error(server.node, "port", message);
+            }
+            _ => {}
+        }
+    }
+
+    /// Specification §1.3 and §10.3: which options an encapsulation has.
+    fn tunnel(&mut self, server: &Located<Server>) {
+        let family = IpFamily::of(server.address.0);
+        if server.forwarding == Forwarding::Tunnel
+            && self.sound(server.node, &["address"])
+            && self
+                .config
+                .ports
+                .iter()
+                .all(|p| p.addresses.iter().all(|a| IpFamily::of(a.0.addr) != family))
+        {
+            let family = family.title();
+            let message = format!(
+                "no port has an {family} address that the packets of the tunnel could come from"
+            );
+            self.warning(server.node, "address", &message);
+        }
+        let Some(tunnel) = &server.tunnel else {
+            return;
+        };
+        if server.forwarding != Forwarding::Tunnel && self.sound(server.node, &["forwarding"]) {
+            let message =
+                "`tunnel` says how `forwarding: tunnel` wraps packets; set that too, or remove it";
+            self.error(server.node, "tunnel", message);
+        }
+        let node = server.node.and_then(|node| self.tree.child(node, "tunnel"));
+        if !self.sound(node, &["type"]) {
+            return;
+        }
+        match (tunnel.kind, tunnel.port) {
+            (TunnelType::Gue, None) if self.sound(node, &["port"]) => {
+                let message = "`type: gue` needs the `port` that the server takes the packets on, such as 6080";
+                self.error(server.node, "tunnel", message);
+            }
+            (TunnelType::Ipip, Some(_)) => {
+                self.error(node, "port", "IPIP has no ports; did you mean `type: gue`?");
+            }
+            (TunnelType::Gre, Some(_)) => {
+                self.error(node, "port", "GRE has no ports; did you mean `type: gue`?");
+            }
+            _ => {}
+        }
+        match (tunnel.kind, tunnel.checksum) {
+            (TunnelType::Ipip, Some(_)) => {
+                self.error(
+                    node,
+                    "checksum",
+                    "IPIP has no checksum of its own; remove it",
+                );
+            }
+            (TunnelType::Gre, Some(TunnelChecksum::Remcsum)) => {
+                self.error(
+                    node,
+                    "checksum",
+                    "`remcsum` is for `type: gue`; GRE has `none` and `csum`",
+                );
             }
             _ => {}
         }

@@ -879,6 +879,69 @@ fn servers_are_consistent() {
             &["7:36: error: services[0].servers[0].port: `forwarding: tunnel` leaves the port"],
         ),
         row(
+            "tunnels",
+            servers(
+                "      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {}}\n      \
+                 - {address: 10.0.0.12, forwarding: tunnel, tunnel: {type: gue, port: 6080, checksum: remcsum}}\n      \
+                 - {address: 10.0.0.13, forwarding: tunnel, tunnel: {type: gre, checksum: none}}\n",
+            ),
+            &[],
+        ),
+        row(
+            "tunnel of a masq server",
+            servers("      - {address: 10.0.0.11, tunnel: {type: gre}}\n"),
+            &[
+                "7:30: error: services[0].servers[0].tunnel: `tunnel` says how `forwarding: tunnel` wraps packets",
+            ],
+        ),
+        row(
+            "GUE without a port",
+            servers("      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {type: gue}}\n"),
+            &["7:50: error: services[0].servers[0].tunnel: `type: gue` needs the `port`"],
+        ),
+        row(
+            "GUE port 0",
+            servers(
+                "      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {type: gue, port: 0}}\n",
+            ),
+            &["7:76: error: services[0].servers[0].tunnel.port: 0 is out of range"],
+        ),
+        row(
+            "IPIP with options",
+            servers(
+                "      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {port: 6080, checksum: csum}}\n",
+            ),
+            &[
+                "7:65: error: services[0].servers[0].tunnel.port: IPIP has no ports; did you mean `type: gue`?",
+                "7:81: error: services[0].servers[0].tunnel.checksum: IPIP has no checksum of its own; remove it",
+            ],
+        ),
+        row(
+            "GRE with GUE's options",
+            servers(
+                "      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {type: gre, port: 1, checksum: remcsum}}\n",
+            ),
+            &[
+                "7:76: error: services[0].servers[0].tunnel.port: GRE has no ports; did you mean `type: gue`?",
+                "7:89: error: services[0].servers[0].tunnel.checksum: `remcsum` is for `type: gue`",
+            ],
+        ),
+        row(
+            "no address of the tunnel's family",
+            servers("      - {address: \"2001:db8::11\", forwarding: tunnel}\n")
+                .replace(", 2001:db8::a/64", ""),
+            &["7:19: warning: services[0].servers[0].address: no port has an IPv6 address"],
+        ),
+        row(
+            "ipvsadm's name of a checksum",
+            servers(
+                "      - {address: 10.0.0.11, forwarding: tunnel, tunnel: {type: gre, checksum: nocsum}}\n",
+            ),
+            &[
+                "7:80: error: services[0].servers[0].tunnel.checksum: `nocsum` is not one of `none`, `csum` and `remcsum`; did you mean `none`?",
+            ],
+        ),
+        row(
             "all quiesced",
             servers(
                 "      - {address: 10.0.0.11, weight: 0}\n      - {address: 10.0.0.12, state: drain}\n",

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::net::tunnel::Tunnel;
 use crate::net::{Af, Family, FlowKey, Mac, V4, V6};
 use crate::persist::{Engine, PayloadKey};
 use crate::table::{AdminState, Method};
@@ -94,6 +95,8 @@ pub struct DestDef {
     pub weight: u32,
     /// Forwarding method.
     pub method: Method,
+    /// How packets are wrapped when the method is [`Method::Tunnel`].
+    pub tunnel: Tunnel,
     /// Upper threshold, 0 for none.
     pub upper_threshold: u32,
     /// Lower threshold, 0 for three quarters of the upper.

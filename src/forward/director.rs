@@ -16,6 +16,7 @@ mod one_packet;
 mod outgoing;
 mod sctp;
 mod session;
+mod tunnelled;
 
 use std::sync::Arc;
 
@@ -26,7 +27,8 @@ use crate::net::icmp::IcmpError;
 use crate::net::packet::{proto, tcp_flags};
 use crate::net::scope::is_valid_source;
 use crate::net::{
-    BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6, parse,
+    BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6,
+    hash_bytes, parse,
 };
 use crate::table::state::{
     SctpEvent, SctpState, TcpState, TcpTable, new_connection_expected, tcp_step,
@@ -168,6 +170,8 @@ pub struct Director {
     v4: ConnTable<V4>,
     v6: ConnTable<V6>,
     random: u64,
+    /// Secret of the source ports of GUE packets; the same for all workers.
+    tunnel_key: HashKey,
     icmp_tokens: u32,
     icmp_refilled: Tick,
     /// What was done to the first fragment of the datagram that is being worked on.
@@ -187,6 +191,7 @@ impl Director {
             v4: ConnTable::new(config.connections4, config.table_key)?,
             v6: ConnTable::new(config.connections6, config.table_key)?,
             random: config.table_key.0[0] | 1,
+            tunnel_key: derived(&config.owner_key),
             icmp_tokens: outgoing::ICMP_PER_SECOND,
             icmp_refilled: Tick(0),
             applied: None,
@@ -777,6 +782,11 @@ enum Usable<'a> {
     Keyed(ConnIdx, &'a Arc<Dest>),
     Refused,
     No,
+}
+
+/// A secret made of another, from which that can't be told: what it keys is seen outside.
+fn derived(key: &HashKey) -> HashKey {
+    HashKey([b"t0", b"t1", b"t2", b"t3"].map(|name| hash_bytes(name, key)))
 }
 
 /// The worker that owns the connections of a client's address and port.

@@ -14,6 +14,7 @@ use super::defs::{
 };
 use super::fib::Fib;
 use crate::net::packet::proto;
+use crate::net::tunnel::{Tunnel, TunnelKind};
 use crate::net::{Af, Family, FlowKey, Tick};
 use crate::persist::PayloadKey;
 use crate::sched::{Build, SchedState, Scheduler};
@@ -125,6 +126,8 @@ pub struct FamilyIndex<F: Family> {
     dests: HashMap<ServiceKey<F>, DestId>,
     virtual_addrs: HashSet<F::Addr>,
     dest_addrs: HashSet<F::Addr>,
+    /// The far ends of tunnels, by address, kind and port.
+    tunnels: HashSet<(F::Addr, TunnelKind, u16)>,
 }
 
 impl<F: Family> Default for FamilyIndex<F> {
@@ -140,6 +143,7 @@ impl<F: Family> Default for FamilyIndex<F> {
             dests: HashMap::new(),
             virtual_addrs: HashSet::new(),
             dest_addrs: HashSet::new(),
+            tunnels: HashSet::new(),
         }
     }
 }
@@ -211,6 +215,19 @@ impl<F: Family> FamilyIndex<F> {
     #[must_use]
     pub fn is_dest_addr(&self, addr: F::Addr) -> bool {
         self.dest_addrs.contains(&addr)
+    }
+
+    /// Whether some real server of this family is at the end of a tunnel.
+    #[inline]
+    #[must_use]
+    pub fn has_tunnels(&self) -> bool {
+        !self.tunnels.is_empty()
+    }
+
+    /// Whether a real server is at the end of such a tunnel; `port` is GUE's, 0 for other kinds (specification §1.3).
+    #[must_use]
+    pub fn is_tunnel(&self, addr: F::Addr, kind: TunnelKind, port: u16) -> bool {
+        self.tunnels.contains(&(addr, kind, port))
     }
 
     /// Virtual addresses, each once.
@@ -577,6 +594,7 @@ impl Registry {
             addr: def.addr,
             port: def.port,
             method: def.method,
+            tunnel: def.tunnel,
             weight,
             last_weight: slot.last_weight,
             upper_threshold: def.upper_threshold,
@@ -852,6 +870,13 @@ fn index_dest(
     port: u16,
     proto: u8,
 ) {
+    if d.method == Method::Tunnel {
+        let Tunnel { kind, port, .. } = d.tunnel;
+        match d.addr {
+            IpAddr::V4(a) => v4.tunnels.insert((a.into(), kind, port)),
+            IpAddr::V6(a) => v6.tunnels.insert((a.into(), kind, port)),
+        };
+    }
     if d.method != Method::Masq {
         return;
     }

@@ -182,6 +182,10 @@ pub struct Server {
     pub address: String,
     /// `masq`, `direct` or `tunnel`.
     pub forwarding: String,
+    /// Kind of the tunnel as `ipvsadm --tun-info` has it: `ipip`, `gue:PORT:FLAG` or `gre:FLAG`, where the flag is `-c`
+    /// for no checksum, `+c` for one, `r+c` for `remcsum`; `null` without a tunnel.
+    #[serde(default)]
+    pub tunnel: Option<String>,
     /// Weight that is set, by the file or at run time.
     pub weight: u32,
     /// Weight that the scheduler uses.

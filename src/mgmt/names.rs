@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::forward::defs::OnServerDown;
-use crate::forward::{ServiceDef, ServiceKind};
+use crate::forward::{DestDef, ServiceDef, ServiceKind};
 use crate::net::Af;
+use crate::net::tunnel::{Tunnel, TunnelChecksum, TunnelKind};
 use crate::persist::PayloadKey;
 use crate::table::state::state_name;
 use crate::table::{AdminState, Method};
@@ -67,6 +68,30 @@ pub fn method(method: Method) -> &'static str {
         Method::Masq => "masq",
         Method::Tunnel => "tunnel",
         Method::Direct => "direct",
+    }
+}
+
+/// A tunnel as `ipvsadm --tun-info` has it (specification §10.5).
+#[must_use]
+pub fn tunnel(tunnel: Tunnel) -> String {
+    let checksum = match tunnel.checksum {
+        TunnelChecksum::None => "-c",
+        TunnelChecksum::Full => "+c",
+        TunnelChecksum::Remote => "r+c",
+    };
+    match tunnel.kind {
+        TunnelKind::Ipip => "ipip".to_owned(),
+        TunnelKind::Gue => format!("gue:{}:{checksum}", tunnel.port),
+        TunnelKind::Gre => format!("gre:{checksum}"),
+    }
+}
+
+/// How packets reach a server: the forwarding method, for a tunnel with its kind.
+#[must_use]
+pub fn forwarding(def: &DestDef) -> String {
+    match def.method {
+        Method::Tunnel => format!("tunnel ({})", tunnel(def.tunnel)),
+        other => method(other).to_owned(),
     }
 }
 

@@ -270,13 +270,8 @@ fn server_changed(a: &DestDef, b: &DestDef) -> Vec<String> {
     let mut what = Vec::new();
     differs(&mut what, "name", &a.label(), &b.label());
     differs(&mut what, "weight", &a.weight, &b.weight);
-    let method = names::method;
-    differs(
-        &mut what,
-        "forwarding",
-        &method(a.method),
-        &method(b.method),
-    );
+    let forwarding = names::forwarding;
+    differs(&mut what, "forwarding", &forwarding(a), &forwarding(b));
     differs(
         &mut what,
         "upper_threshold",

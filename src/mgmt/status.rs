@@ -15,7 +15,7 @@ use super::sessions;
 use super::watch::Life;
 use crate::forward::{PortId, Service, ServiceDef, ServiceKind};
 use crate::net::DropReason;
-use crate::table::{AdminState, Dest, ServiceId};
+use crate::table::{AdminState, Dest, Method, ServiceId};
 use crate::worker::WorkerShared;
 
 /// Everything at once.
@@ -163,6 +163,7 @@ impl Manager {
             name: d.name.clone(),
             address: names::endpoint(d.addr, d.port),
             forwarding: names::method(d.method).to_owned(),
+            tunnel: (d.method == Method::Tunnel).then(|| names::tunnel(d.tunnel)),
             weight: def.map_or(0, |x| x.weight),
             effective_weight: d.weight,
             reason: why(d).to_owned(),

@@ -14,6 +14,7 @@ use super::api::PortStatus;
 use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence, address_bytes};
 use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
+use crate::net::tunnel::Tunnel;
 use crate::net::{Af, HashKey, Mac, Tick, V4, V6};
 use crate::persist::Engine;
 use crate::table::{
@@ -39,6 +40,7 @@ pub fn server(at: &str) -> DestDef {
         port: at.port(),
         weight: 1,
         method: Method::Masq,
+        tunnel: Tunnel::default(),
         upper_threshold: 0,
         lower_threshold: 0,
         admin: AdminState::Ready,

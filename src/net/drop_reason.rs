@@ -70,5 +70,6 @@ drop_reasons! {
     TxFull "tx_full" "The port did not take the packet.",
     NoBuffer "no_buffer" "There was no free packet buffer.",
     IcmpUnmatched "icmp_unmatched" "An ICMP error that was to be translated quotes a malformed packet.",
+    IcmpUntold "icmp_untold" "An ICMP error about a tunnel that is not passed on: too many of them, or nobody that could be told.",
     Internal "internal" "A state that should not be; please report it.",
 }

@@ -7,7 +7,8 @@ use super::checksum::Sum;
 use super::packet::proto;
 use super::parse::{self, Layout};
 use super::rewrite::Side;
-use super::{Af, DropReason, Family, FlowKey, Ip, V4, checksum, scope};
+use super::tunnel::{self, Within};
+use super::{Af, DropReason, Family, FlowKey, Ip, checksum, scope};
 
 /// Largest ICMP error over IPv4 in bytes (RFC 1812 §4.3.2.3).
 const MAX_LEN_V4: usize = 576;
@@ -36,12 +37,20 @@ pub enum IcmpError {
         /// MTU of the next hop in bytes.
         mtu: u16,
     },
+    /// What another ICMP error of the same family said, without a parameter.
+    Same {
+        /// Type.
+        icmp_type: u8,
+        /// Code.
+        code: u8,
+    },
 }
 
 impl IcmpError {
     /// Type, code and the second word of the header.
     fn header<F: Family>(self) -> (u8, u8, u32) {
         match (F::AF, self) {
+            (_, Self::Same { icmp_type, code }) => (icmp_type, code, 0),
             (Af::V4, Self::TimeExceeded) => (11, 0, 0),
             (Af::V4, Self::PortUnreachable) => (3, 3, 0),
             (Af::V4, Self::HostUnreachable) => (3, 1, 0),
@@ -94,22 +103,44 @@ pub fn build_error<F: Family>(
 ) -> Option<usize> {
     let layout = Layout::of::<F>();
     let dst = F::read(original.get(..layout.header_len)?.get(layout.src..)?);
-    let most = match F::AF {
+    let most = max_error_len::<F>();
+    let quote = &original[..original.len().min(most - error_header_len::<F>())];
+    let len = error_header_len::<F>() + quote.len();
+    let out = out.get_mut(..len)?;
+    out[error_header_len::<F>()..].copy_from_slice(quote);
+    write_error::<F>(kind, (src, dst), out);
+    Some(len)
+}
+
+/// Bytes that an ICMP error has in front of the packet that it quotes, IP header included.
+#[must_use]
+pub const fn error_header_len<F: Family>() -> usize {
+    Layout::of::<F>().header_len + HEADER_LEN
+}
+
+/// Largest ICMP error of a family in bytes, IP header included.
+#[must_use]
+pub const fn max_error_len<F: Family>() -> usize {
+    match F::AF {
         Af::V4 => MAX_LEN_V4,
         Af::V6 => MAX_LEN_V6,
-    };
-    let quote = &original[..original.len().min(most - layout.header_len - HEADER_LEN)];
-    let len = layout.header_len + HEADER_LEN + quote.len();
-    let (header, icmp) = out.get_mut(..len)?.split_at_mut(layout.header_len);
+    }
+}
 
+/// Writes the headers of the error `kind` between `ends`, source and destination, into the first
+/// [`error_header_len`] bytes of `packet`, whose rest is the quote. Ask [`may_answer`] before.
+///
+/// # Panics
+/// When `packet` is shorter than that, or longer than [`max_error_len`].
+pub fn write_error<F: Family>(kind: IcmpError, ends: (F::Addr, F::Addr), packet: &mut [u8]) {
+    let (src, dst) = ends;
+    let (header, icmp) = packet.split_at_mut(Layout::of::<F>().header_len);
     let (icmp_type, code, word) = kind.header::<F>();
     icmp[..4].copy_from_slice(&[icmp_type, code, 0, 0]);
     icmp[4..8].copy_from_slice(&word.to_be_bytes());
-    icmp[8..].copy_from_slice(quote);
     let sum = icmp_sum::<F>(src, dst, icmp).checksum();
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
     write_ip::<F>(header, src, dst, icmp.len());
-    Some(len)
 }
 
 /// Writes the fixed header of an ICMP error. It never needs a fragment, so that its identification can be 0
@@ -192,36 +223,31 @@ pub fn embedded<F: Family>(frame: &[u8], ip: &Ip<F>) -> Result<Option<Embedded<F
     Ok(Some(embedded))
 }
 
-/// An ICMP error about one of our own IPIP packets with an IPv4 packet in it.
+/// An ICMP error about a packet that may be one of our own tunnels'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tunnelled {
-    /// The quoted IPIP packet: its destination is the real server.
-    pub outer: Embedded<V4>,
-    /// The packet within, as the client sent it; what there is of it is `inner.l3..inner.end` of the frame.
-    pub inner: Ip<V4>,
+pub struct Tunnelled<O: Family> {
+    /// The quoted outer packet: its destination is the real server.
+    pub outer: Embedded<O>,
+    /// The packet within it, as far as it is quoted.
+    pub within: Within,
 }
 
-/// The IPIP packet that the ICMP error in `ip` quotes, and the packet within that (specification §8.6: IPv4 in IPv4
-/// only). `None` when it quotes something else.
+/// The outer packet that the ICMP error in `ip` quotes, and the packet within that (specification §8.6). `None` when it
+/// quotes something else, or too little for the inner packet to begin, or when it is an error that routers do not send
+/// about a packet's way: only unreachable destinations, too large packets, exceeded times and source quenches count.
 ///
 /// # Errors
-/// As for [`embedded`]; the packet within needs its ports too.
-pub fn tunnelled(frame: &[u8], ip: &Ip<V4>) -> Result<Option<Tunnelled>, DropReason> {
+/// As for [`embedded`].
+pub fn tunnelled<O: Family>(frame: &[u8], ip: &Ip<O>) -> Result<Option<Tunnelled<O>>, DropReason> {
     let Some(outer) = quote(frame, ip)? else {
         return Ok(None);
     };
-    if outer.ip.flow.proto != proto::IPIP || outer.ip.is_later_fragment() {
-        return Ok(None);
-    }
-    let inner = parse::quoted::<V4>(&frame[..usize::from(ip.end)], usize::from(outer.ip.l4))
-        .map_err(|_| DropReason::IcmpUnmatched)?;
-    if inner.is_later_fragment() {
-        return Ok(None);
-    }
-    if inner.end - inner.l4 < 4 {
-        return Err(DropReason::IcmpUnmatched);
-    }
-    Ok(Some(Tunnelled { outer, inner }))
+    let of_the_way = match O::AF {
+        Af::V4 => matches!(outer.icmp_type, 3 | 4 | 11),
+        Af::V6 => matches!(outer.icmp_type, 1..=3),
+    };
+    let within = tunnel::within(frame, &outer.ip).filter(|_| of_the_way);
+    Ok(within.map(|within| Tunnelled { outer, within }))
 }
 
 /// The packet of any protocol that the ICMP error in `ip` quotes.
@@ -341,7 +367,7 @@ mod tests {
     use super::*;
     use crate::net::build::{self, Frame, verify};
     use crate::net::packet::tcp_flags;
-    use crate::net::{L3, parse};
+    use crate::net::{L3, V4, parse};
 
     const CLIENT: (&str, &str) = ("198.51.100.7:40000", "[2001:db8::7]:40000");
     const VIP: (&str, &str) = ("192.0.2.10:80", "[2001:db8:1::10]:80");
@@ -683,7 +709,7 @@ mod tests {
         let ip = view::<V4>(&error);
         let found = tunnelled(&error, &ip)
             .expect("a good quote")
-            .expect("an IPIP packet");
+            .expect("a tunnel's packet");
         assert_eq!(
             (
                 std::net::IpAddr::from(found.outer.flow().dst),
@@ -691,8 +717,9 @@ mod tests {
             ),
             (dest.ip(), 1400)
         );
-        assert_eq!(found.inner.flow, view::<V4>(&request).flow);
-        assert_eq!(found.inner.l3, 14 + 20 + 8 + 20);
+        assert_eq!(found.within.l3, 14 + 20 + 8 + 20);
+        let inner = parse::quoted::<V4>(&error, usize::from(found.within.l3));
+        assert_eq!(inner.map(|ip| ip.flow), Ok(view::<V4>(&request).flow));
         assert!(is_intact(&error, &ip));
         assert_eq!(embedded(&error, &ip), Ok(None));
 
@@ -701,16 +728,23 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_packet_cut_before_the_inner_ports_is_refused() {
-        let (client, vip, dest) = (at(CLIENT, false), at(VIP, false), at(DEST, false));
-        let request = Frame::new().tcp(client, vip, tcp_flags::ACK, 1, &[]);
-        let tunnel = Frame::new().ip(at(ROUTER, false).ip(), dest.ip(), 4, &request[14..]);
-        // The eight bytes behind the outer header that RFC 792 asks for do not even hold the inner one.
-        for (len, expected) in [(28, false), (43, false), (44, true)] {
-            let body = [&[0; 4][..], &tunnel[14..14 + len]].concat();
-            let error = Frame::new().icmp(dest.ip(), at(ROUTER, false).ip(), 3, 4, &body);
-            let found = tunnelled(&error, &view::<V4>(&error));
-            assert_eq!(found.is_ok(), expected, "{len} bytes quoted: {found:?}");
+    fn only_errors_about_the_way_are_about_tunnels() {
+        for v6 in [false, true] {
+            let (own, dest) = (at(ROUTER, v6).ip(), at(DEST, v6).ip());
+            let request = Frame::new().udp(at(CLIENT, true), at(VIP, true), b"x");
+            let tunnel = Frame::new().ip(own, dest, 41, &request[14..]);
+            let body = [&[0; 4][..], &tunnel[14..]].concat();
+            let read: Vec<u8> = (0..=255)
+                .filter(|kind| {
+                    let error = Frame::new().icmp(dest, own, *kind, 0, &body);
+                    match parse(&error).expect("a good frame").l3 {
+                        L3::V4(ip) => tunnelled(&error, &ip).is_ok_and(|t| t.is_some()),
+                        L3::V6(ip) => tunnelled(&error, &ip).is_ok_and(|t| t.is_some()),
+                        L3::Other(_) => panic!("IP"),
+                    }
+                })
+                .collect();
+            assert_eq!(read, if v6 { vec![1, 2, 3] } else { vec![3, 4, 11] });
         }
     }
 

@@ -15,6 +15,7 @@ pub mod pcap;
 pub mod rewrite;
 pub mod scope;
 pub mod time;
+pub mod tunnel;
 
 pub use addr::{Addr4, Addr6, Af, Family, FlowKey, HashKey, Mac, V4, V6, hash_bytes};
 pub use buf::{BURST, Burst, PacketBuf};

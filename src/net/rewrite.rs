@@ -1,4 +1,4 @@
-//! Changes to headers in place: time to live, addresses and ports, MAC addresses, the outer header of a tunnel.
+//! Changes to headers in place: time to live, addresses and ports, MAC addresses.
 //!
 //! Knows how to change a header, not when. Every function that is given an [`Ip`] by `&mut` keeps it true, so that
 //! what comes next can rely on it. Invariant: nothing at or behind [`Ip::end`] is read or written, and a checksum
@@ -248,83 +248,6 @@ fn fill_udp<F: Family>(packet: &mut [u8], ip: &Ip<F>) {
     datagram[6..8].copy_from_slice(&checksum::udp_on_wire(sum).to_be_bytes());
 }
 
-/// The ends of a tunnel and what its outer header does not take from the inner packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outer<O: Family> {
-    /// The director's address towards the real server.
-    pub src: O::Addr,
-    /// The real server's address.
-    pub dst: O::Addr,
-    /// Identification (IPv4 only).
-    pub id: u16,
-    /// Whether the outer header takes over the inner don't-fragment bit (`pmtu_disc`; IPv4 in IPv4 only).
-    pub copy_dont_fragment: bool,
-}
-
-/// Writes the outer header of an IPIP packet (specification §8.4) around `inner`, whose TTL was already decremented,
-/// into the first 20 or 40 bytes of `header`. `false`, with nothing written, when the packet would be longer than
-/// 65,535 bytes.
-///
-/// # Panics
-/// When `header` is shorter than the header.
-#[must_use]
-pub fn write_outer<I: Family, O: Family>(
-    header: &mut [u8],
-    outer: &Outer<O>,
-    inner: &Ip<I>,
-) -> bool {
-    let layout = Layout::of::<O>();
-    let tos = outer_tos(inner.tos);
-    let proto = match I::AF {
-        Af::V4 => proto::IPIP,
-        Af::V6 => proto::IPV6,
-    };
-    let total_len = usize::from(inner.len()) + layout.header_len;
-    let Ok(total_len) = u16::try_from(total_len) else {
-        return false;
-    };
-    let header = &mut header[..layout.header_len];
-    header.fill(0);
-    match O::AF {
-        Af::V4 => {
-            header[0] = 0x45;
-            header[1] = tos;
-            header[2..4].copy_from_slice(&total_len.to_be_bytes());
-            header[4..6].copy_from_slice(&outer.id.to_be_bytes());
-            if outer.copy_dont_fragment && I::AF == Af::V4 && inner.dont_fragment {
-                header[6] = 0x40;
-            }
-            header[9] = proto;
-        }
-        Af::V6 => {
-            header[0] = 0x60 | tos >> 4;
-            header[1] = tos << 4;
-            header[4..6].copy_from_slice(&inner.len().to_be_bytes());
-            header[6] = proto;
-        }
-    }
-    header[layout.ttl] = inner.ttl;
-    O::write(outer.src, &mut header[layout.src..]);
-    O::write(outer.dst, &mut header[layout.dst..]);
-    if O::AF == Af::V4 {
-        let sum = checksum::ipv4_header(header);
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
-    }
-    true
-}
-
-/// The inner DSCP and ECN, except that a congestion mark stays inside and the outer header says ECT(0)
-/// (specification §8.4).
-fn outer_tos(inner: u8) -> u8 {
-    const ECN: u8 = 0b11;
-    const ECT0: u8 = 0b10;
-    if inner & ECN == ECN {
-        inner & !ECN | ECT0
-    } else {
-        inner
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, SocketAddr};
@@ -334,7 +257,7 @@ mod tests {
     use super::*;
     use crate::net::build::{self, Frame, verify};
     use crate::net::packet::tcp_flags;
-    use crate::net::{Addr4, Addr6, DropReason, L3, V4, V6, parse};
+    use crate::net::{DropReason, L3, parse};
 
     const CLIENT: (&str, &str) = ("198.51.100.7:40000", "[2001:db8::7]:40000");
     const VIP: (&str, &str) = ("192.0.2.10:5060", "[2001:db8:1::10]:5060");
@@ -577,106 +500,6 @@ mod tests {
         set_macs(&mut frame, macs);
         let expected = Frame::new().macs(macs.dst, macs.src);
         assert_eq!(frame, expected.udp(at(CLIENT, false), at(VIP, false), b"x"));
-    }
-
-    fn tunnelled<O: Family>(inner: &[u8], outer: &Outer<O>) -> Vec<u8> {
-        let mut header = vec![0xee; Layout::of::<O>().header_len];
-        let (written, end) = match parse(inner).expect("a good frame").l3 {
-            L3::V4(ip) => (write_outer(&mut header, outer, &ip), ip.end),
-            L3::V6(ip) => (write_outer(&mut header, outer, &ip), ip.end),
-            L3::Other(_) => panic!("IP"),
-        };
-        assert!(written);
-        let packet = [&header[..], &inner[14..usize::from(end)]].concat();
-        Frame::new().ethernet(O::ETHER_TYPE, &packet)
-    }
-
-    #[test]
-    fn an_outer_header_follows_the_inner_one_in_all_four_mixes() {
-        let outer4 = Outer::<V4> {
-            src: Addr4(1),
-            dst: Addr4(2),
-            id: 7,
-            copy_dont_fragment: true,
-        };
-        let outer6 = Outer::<V6> {
-            src: Addr6([1, 1]),
-            dst: Addr6([2, 2]),
-            id: 7,
-            copy_dont_fragment: true,
-        };
-        for v6 in [false, true] {
-            let frame = Frame::new().ttl(9).tos(0xb9).dont_fragment().padding(3);
-            let inner = frame.udp(at(CLIENT, v6), at(VIP, v6), b"x");
-            let proto = if v6 { proto::IPV6 } else { proto::IPIP };
-            let len = inner.len() - 14 - 3;
-
-            let frame = tunnelled(&inner, &outer4);
-            assert_eq!(verify(&frame), Ok(()));
-            let Ok(L3::V4(ip)) = parse(&frame).map(|p| p.l3) else {
-                panic!("IPv4 outside")
-            };
-            assert_eq!((ip.ttl, ip.tos, ip.flow.proto), (9, 0xb9, proto));
-            assert_eq!((usize::from(ip.len()), ip.dont_fragment), (len + 20, !v6));
-            assert_eq!((ip.flow.src, ip.flow.dst), (Addr4(1), Addr4(2)));
-            assert_eq!(frame[18..20], [0, 7]);
-
-            let frame = tunnelled(&inner, &outer6);
-            assert_eq!(verify(&frame), Ok(()));
-            let Ok(L3::V6(ip)) = parse(&frame).map(|p| p.l3) else {
-                panic!("IPv6 outside")
-            };
-            assert_eq!((ip.ttl, ip.tos, ip.flow.proto), (9, 0xb9, proto));
-            assert_eq!(usize::from(ip.len()), len + 40);
-            assert_eq!((ip.flow.src, ip.flow.dst), (Addr6([1, 1]), Addr6([2, 2])));
-        }
-    }
-
-    #[test]
-    fn dont_fragment_is_copied_only_when_asked() {
-        let outer = Outer::<V4> {
-            src: Addr4(1),
-            dst: Addr4(2),
-            id: 7,
-            copy_dont_fragment: false,
-        };
-        let frame = Frame::new()
-            .dont_fragment()
-            .udp(at(CLIENT, false), at(VIP, false), b"x");
-        let outside = tunnelled(&frame, &outer);
-        assert_eq!(outside[20], 0);
-    }
-
-    #[test]
-    fn a_congestion_mark_stays_inside() {
-        let table = [
-            (0b00, 0b00),
-            (0b01, 0b01),
-            (0b10, 0b10),
-            (0b11, 0b10),
-            (0xff, 0xfe),
-        ];
-        for (inner, outer) in table {
-            assert_eq!(outer_tos(inner), outer, "inner {inner:#04x}");
-        }
-    }
-
-    #[test]
-    fn a_tunnel_packet_of_more_than_64_kb_is_refused() {
-        let frame = Frame::new().udp(at(CLIENT, false), at(VIP, false), &[0; 65500 - 28]);
-        let Ok(L3::V4(mut ip)) = parse(&frame).map(|p| p.l3) else {
-            panic!("IPv4")
-        };
-        ip.end = 65530;
-        let outer = Outer::<V4> {
-            src: Addr4(1),
-            dst: Addr4(2),
-            id: 7,
-            copy_dont_fragment: false,
-        };
-        let mut header = [0xee; 20];
-        assert!(!write_outer(&mut header, &outer, &ip));
-        assert_eq!(header, [0xee; 20]);
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{Build, SchedError, SchedState, Scheduler, Selection, build};
+use crate::net::tunnel::Tunnel;
 use crate::table::{AdminState, Dest, DestId, DestShared, Method, ServiceId, Thresholds};
 
 /// An upper threshold that no test reaches but by [`overload`].
@@ -20,6 +21,7 @@ pub(super) fn server(id: u32, weight: u32) -> Dest {
         addr: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id)),
         port: 80,
         method: Method::Masq,
+        tunnel: Tunnel::default(),
         weight,
         last_weight: weight,
         upper_threshold: FAR,

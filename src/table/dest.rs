@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::net::tunnel::Tunnel;
+
 /// Slot of a virtual service. Stable over reloads; reused only when nothing refers to it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId(pub u32);
@@ -21,7 +23,7 @@ pub struct DestId(pub u32);
 pub enum Method {
     /// Masquerading (NAT).
     Masq = 0,
-    /// Encapsulation (IPIP).
+    /// Encapsulation, by [`Dest::tunnel`].
     Tunnel = 2,
     /// Direct routing.
     Direct = 3,
@@ -296,6 +298,8 @@ pub struct Dest {
     pub port: u16,
     /// Forwarding method.
     pub method: Method,
+    /// How packets are wrapped when the method is [`Method::Tunnel`].
+    pub tunnel: Tunnel,
     /// Effective weight: 0 when drained, in maintenance or down, else the configured one.
     pub weight: u32,
     /// The last effective weight that was not 0 (`mh` keeps the slots of a quiesced server by it); 0 if there was none.

@@ -84,6 +84,10 @@ pub struct Outbound<I: PacketIo> {
     whole: VecDeque<Whole<I::Buf>>,
     /// By worker: the fragments that have come of the datagram that it is handing over.
     arriving: Vec<Pieces<I::Buf>>,
+    /// How many packets were split here, and the worker's number above [`FRAGMENT_ID_MASK`]: together an identification
+    /// that no other worker gives.
+    fragment_id: u32,
+    fragment_worker: u32,
 }
 
 /// A datagram whose fragments are all here.
@@ -111,7 +115,12 @@ impl<I: PacketIo> Outbound<I> {
             frames: ArrayVec::new(),
             stand_for: ArrayVec::new(),
         };
+        // The worker that there is no ring to is this one.
+        let own = wiring.to_workers.iter().position(Option::is_none);
+        let own = own.and_then(|own| u32::try_from(own).ok()).unwrap_or(0);
         Self {
+            fragment_id: 0,
+            fragment_worker: own << FRAGMENT_ID_MASK.trailing_ones(),
             tx: wiring.queues.iter().map(|_| empty()).collect(),
             wiring,
             shared,
@@ -289,13 +298,15 @@ impl<I: PacketIo> Outbound<I> {
         self.send_complete(egress.port, frame);
     }
 
-    /// Splits an IPv4 packet that allows it. The first piece stands for the packet; the others are of Polder's making.
+    /// Splits a packet that allows it. The first piece stands for the packet; the others are of Polder's making.
     fn transmit_in_pieces(&mut self, egress: Egress, frame: Owed<I::Buf>) {
         let Some(plan) = fragment::plan(frame.buf.data(), egress.mtu) else {
             return self.drop(frame, DropReason::TooBig);
         };
         let mut pieces = ArrayVec::<I::Buf, { fragment::PIECES_MAX }>::new();
-        for piece in plan.pieces() {
+        self.fragment_id = self.fragment_id.wrapping_add(1);
+        let id = self.fragment_worker | self.fragment_id & FRAGMENT_ID_MASK;
+        for piece in plan.pieces(id) {
             let Some(mut buf) = self.alloc(egress.port) else {
                 return self.drop(frame, DropReason::NoBuffer);
             };
@@ -453,6 +464,9 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         }
     }
 }
+
+/// The part of an IPv6 fragment's identification that counts; above it is the worker's number, of which there are 64.
+const FRAGMENT_ID_MASK: u32 = (1 << 26) - 1;
 
 /// Datagrams that are given up in one poll at most.
 const FRAGMENT_BUDGET: usize = 64;

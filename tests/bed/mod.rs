@@ -11,6 +11,7 @@ use polder::forward::{
 };
 use polder::net::build::{Frame, verify};
 use polder::net::packet::proto;
+use polder::net::tunnel::Tunnel;
 use polder::net::{DropReason, L3, Mac, Tick, parse};
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::Sizes;
@@ -57,6 +58,7 @@ pub fn dest(addr: &str, port: u16) -> DestDef {
         port,
         weight: 1,
         method: Method::Masq,
+        tunnel: Tunnel::default(),
         upper_threshold: 0,
         lower_threshold: 0,
         admin: AdminState::Ready,

@@ -3,6 +3,7 @@
 use super::ipsec::carrier;
 use super::outgoing::way_verdict;
 use super::{Carried, Context, Director, Side, Sink, Verdict};
+use crate::forward::defs::ServiceKind;
 use crate::forward::fib::Way;
 use crate::net::icmp::{self, Embedded};
 use crate::net::{DropReason, FlowKey, Ip, PacketBuf, rewrite};
@@ -18,6 +19,9 @@ impl Director {
         p: &mut Carried<'_, F, B>,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        if let Some(verdict) = self.about_tunnel(cx, p) {
+            return verdict;
+        }
         let mut embedded = match icmp::embedded(p.buf.data(), p.ip) {
             Ok(Some(e)) => e,
             Ok(None) => return Verdict::Punt,
@@ -26,6 +30,10 @@ impl Director {
         // The quoted packet travelled away from us, so what we would have received is its reverse.
         let key = carrier(embedded.flow().reversed());
         let Some(hit) = F::table(self).lookup(&key) else {
+            if let Some(end) = one_packet_end(cx, p.ip, &key) {
+                let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
+                return self.relay_error(cx, p, &mut embedded, end, way, sink);
+            }
             return self.icmp_elsewhere(cx, &key);
         };
         let conn = *F::table(self).get(hit.index);
@@ -89,7 +97,7 @@ impl Director {
         way: Way,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if let Err(v) = self.passable(cx, p, way, 0, None, sink) {
+        if let Err(v) = self.passable(cx, p, way, None, None, sink) {
             return v;
         }
         if let Err(r) = icmp::translate(p.buf.data_mut(), p.ip, embedded, side, addr, port) {
@@ -99,4 +107,27 @@ impl Director {
         rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
         way_verdict(way)
     }
+}
+
+/// What an ICMP error about a datagram of a one-packet service is to come from, as its servers' datagrams do: there is
+/// no connection to say it. `key` is the reverse of the datagram that the server got. Only an error for the datagram's
+/// sender is one.
+fn one_packet_end<F: Side>(
+    cx: &Context<'_>,
+    ip: &Ip<F>,
+    key: &FlowKey<F>,
+) -> Option<(rewrite::Side, F::Addr, u16)> {
+    let index = F::index(&cx.snapshot.services);
+    let dest = cx
+        .snapshot
+        .dest(index.initiator(key.src, key.src_port, key.proto)?)?;
+    let service = cx.snapshot.service(dest.service)?;
+    let ServiceKind::Address { addr, port, .. } = service.def.kind else {
+        return None;
+    };
+    if !service.def.one_packet || ip.flow.dst != key.dst {
+        return None;
+    }
+    let vport = if port == 0 { key.src_port } else { port };
+    Some((rewrite::Side::Src, F::from_ip(addr)?, vport))
 }

@@ -1,11 +1,16 @@
 //! The way out: forwarding methods, TTL and MTU rules, and the ICMP errors that Polder sends itself.
 
+use std::net::IpAddr;
+
 use super::datagram::Applied;
 use super::{Carried, Context, Director, Side, Sink, Verdict};
+use crate::forward::defs::PortId;
 use crate::forward::fib::Way;
+use crate::forward::snapshot::Snapshot;
 use crate::net::icmp::{self, IcmpError};
-use crate::net::rewrite::{self, Outer};
-use crate::net::{Af, DropReason, Family, Ip, PacketBuf, Tick, V4, V6};
+use crate::net::rewrite;
+use crate::net::tunnel::{self, Outer, Tunnel, TunnelKind};
+use crate::net::{Af, DropReason, PacketBuf, Tick, V4, V6};
 use crate::table::{Dest, Method};
 
 const ETHERNET_LEN: usize = 14;
@@ -25,13 +30,9 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let way = cx.snapshot.fib.way_to_dest(dest.id);
-        let overhead = match (dest.method, dest.addr.is_ipv4()) {
-            (Method::Tunnel, true) => 20,
-            (Method::Tunnel, false) => 40,
-            _ => 0,
-        };
+        let tunnel = (dest.method == Method::Tunnel).then_some((dest.tunnel, Af::of(dest.addr)));
         let addressed = Some(p.ip.flow.dst);
-        if let Err(v) = self.passable(cx, p, way, overhead, addressed, sink) {
+        if let Err(v) = self.passable(cx, p, way, tunnel, addressed, sink) {
             return v;
         }
         let ttl = p.ip.ttl - 1;
@@ -49,8 +50,8 @@ impl Director {
             }
             Method::Direct => {}
             Method::Tunnel => {
-                if !self.encapsulate(cx, p, dest, way) {
-                    return Verdict::Drop(DropReason::Headroom);
+                if let Err(reason) = self.encapsulate(cx, p, dest, way) {
+                    return Verdict::Drop(reason);
                 }
             }
         }
@@ -89,7 +90,7 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
-        if let Err(v) = self.passable(cx, p, way, 0, None, sink) {
+        if let Err(v) = self.passable(cx, p, way, None, None, sink) {
             return v;
         }
         if let Some(whole) = p.whole {
@@ -103,14 +104,15 @@ impl Director {
         way_verdict(way)
     }
 
-    /// TTL and MTU rules of the way out (specification §8.1). `Err` carries the verdict of a packet that may not pass;
-    /// its sender has been told, by `from` if that is given: as in IPVS, a client hears of the virtual address only.
+    /// TTL and MTU rules of the way out (specification §8.1), which a tunnel, with its outer family, makes narrower.
+    /// `Err` carries the verdict of a packet that may not pass; its sender has been told, by `from` if that is given: as
+    /// in IPVS, a client hears of the virtual address only.
     pub(super) fn passable<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
         way: Way,
-        overhead: u16,
+        tunnel: Option<(Tunnel, Af)>,
         from: Option<F::Addr>,
         sink: &mut impl Sink<B>,
     ) -> Result<(), Verdict> {
@@ -126,47 +128,78 @@ impl Director {
                 return Err(Verdict::Drop(DropReason::NoRoute));
             }
         };
+        let (overhead, least) = match tunnel {
+            None => (0, 0),
+            Some((tunnel, Af::V4)) => (tunnel.header_len(Af::V4), 68),
+            Some((tunnel, Af::V6)) => (tunnel.header_len(Af::V6), 1280),
+        };
         let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
             .mtu
             .saturating_sub(overhead);
+        if mtu < least {
+            return Err(Verdict::Drop(DropReason::TooBig));
+        }
         if p.ip.len() <= mtu {
             return Ok(());
         }
         if p.ip.dont_fragment {
             self.answer(cx, p, IcmpError::TooBig { mtu }, from, sink);
-        } else if overhead != 40 {
-            // The way out splits it.
-            return Ok(());
+            return Err(Verdict::Drop(DropReason::TooBig));
         }
-        Err(Verdict::Drop(DropReason::TooBig))
+        // The way out splits it.
+        Ok(())
     }
 
-    /// Puts the outer header of a tunnel in front (specification §8.4). `false` when the buffer has no room.
-    pub(super) fn encapsulate<F: Side, B: PacketBuf>(
+    /// Puts the outer headers of a tunnel in front (specification §8.4).
+    #[inline(never)]
+    fn encapsulate<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
         dest: &Dest,
         way: Way,
-    ) -> bool {
+    ) -> Result<(), DropReason> {
         let port = match way {
             Way::Known(e) => e.port,
             Way::Unresolved { port, .. } => port,
-            Way::None => return false,
+            Way::None => return Err(DropReason::NoRoute),
+        };
+        match dest.addr {
+            IpAddr::V4(a) => self.wrap::<F, V4, B>(cx, p, dest.tunnel, a.into(), port),
+            IpAddr::V6(a) => self.wrap::<F, V6, B>(cx, p, dest.tunnel, a.into(), port),
+        }
+    }
+
+    /// Puts headers between the Ethernet header, which is written later, and the packet.
+    fn wrap<I: Side, O: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, I, B>,
+        tunnel: Tunnel,
+        dst: O::Addr,
+        port: PortId,
+    ) -> Result<(), DropReason> {
+        let src = own_addr::<O>(cx.snapshot, port).ok_or(DropReason::NoRoute)?;
+        let src_port = match tunnel.kind {
+            TunnelKind::Gue => tunnel::source_port(p.ip, &self.tunnel_key),
+            TunnelKind::Ipip | TunnelKind::Gre => 0,
         };
         #[allow(clippy::cast_possible_truncation)]
         let id = (self.next_random() >> 16) as u16;
+        let outer = Outer::<O> {
+            src,
+            dst,
+            id,
+            copy_dont_fragment: true,
+            tunnel,
+            src_port,
+        };
+        let len = usize::from(tunnel.header_len(O::AF));
         p.buf.truncate(usize::from(p.ip.end));
-        match dest.addr {
-            std::net::IpAddr::V4(a) => {
-                let src = V4::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V4, B>(p.buf, p.ip, src, a.into(), id)
-            }
-            std::net::IpAddr::V6(a) => {
-                let src = V6::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V6, B>(p.buf, p.ip, src, a.into(), id)
-            }
-        }
+        p.buf.trim_front(usize::from(p.ip.l3) - ETHERNET_LEN);
+        p.buf.prepend(len).ok_or(DropReason::Headroom)?;
+        let written = tunnel::write_outer(&mut p.buf.data_mut()[ETHERNET_LEN..], &outer, p.ip);
+        written.then_some(()).ok_or(DropReason::TooBig)
     }
 
     /// Sends an ICMP error about `original` to its sender, if the rules and the rate limit allow one. It comes from
@@ -219,32 +252,15 @@ impl Director {
     }
 }
 
-/// Puts an outer header between the Ethernet header, which is written later, and the packet. `false` when the buffer
-/// has no room, or the packet would be too long.
-fn wrap<I: Family, O: Family, B: PacketBuf>(
-    buf: &mut B,
-    inner: &Ip<I>,
-    src: O::Addr,
-    dst: O::Addr,
-    id: u16,
-) -> bool {
-    let outer = Outer::<O> {
-        src,
-        dst,
-        id,
-        copy_dont_fragment: true,
-    };
-    let len = if O::AF == Af::V4 { 20 } else { 40 };
-    let front = usize::from(inner.l3) - ETHERNET_LEN;
-    buf.trim_front(front);
-    if buf.prepend(len).is_none() {
-        return false;
-    }
-    rewrite::write_outer(
-        &mut buf.data_mut()[ETHERNET_LEN..ETHERNET_LEN + len],
-        &outer,
-        inner,
-    )
+/// The director's own address for packets that leave by `port`: that of the port, else that of the first port that has
+/// one of the family.
+fn own_addr<F: Side>(snapshot: &Snapshot, port: PortId) -> Option<F::Addr> {
+    let ports = 0..u16::try_from(snapshot.fib.ports.len()).unwrap_or(u16::MAX);
+    F::port_addr(snapshot, port).or_else(|| {
+        ports
+            .map(PortId)
+            .find_map(|port| F::port_addr(snapshot, port))
+    })
 }
 
 pub(super) fn way_verdict(way: Way) -> Verdict {
