@@ -1079,3 +1079,48 @@ fn a_payload_key_that_a_reload_brings_or_takes_holds_for_entries_that_there_are(
     assert!(bed.bed.templates().is_empty());
     bed.check_counts();
 }
+
+#[test]
+fn sessions_of_a_payload_key_have_limits_of_their_own() {
+    let service = ServiceDef {
+        session_limits: (5, 2),
+        ..keyed(None, 0, 8)
+    };
+    let mut bed = Bed::new(vec![service]);
+    for n in 0..40u16 {
+        let client = SocketAddr::new(ip(&format!("203.0.113.{}", 1 + n % 4)), 1000 + n);
+        let payload = u64::from(n).to_be_bytes();
+        let frame = from_client().udp(client, at(VPN), &payload);
+        assert_eq!(bed.client(&frame).len(), 1, "the hash serves them all");
+    }
+    assert_eq!(bed.bed.templates().len(), 5);
+    assert_eq!(bed.sum(|c| c.services[0].sessions_untracked.get()), 35);
+}
+
+#[test]
+fn a_call_id_for_which_there_is_no_room_falls_back_to_its_client() {
+    let mut bed = sized(&setup(vec![sip_service()]), 1, &SIZES);
+    let long = |n: u32| sip(&format!("{n}{}", "x".repeat(30_000)));
+    let mut sent = 0;
+    while bed.sum(|c| c.services[0].no_key_long.get()) == 0 {
+        let whole = from_client().udp(client(1), at(SIP_VIP), &long(sent));
+        let pieces = fragment(&whole, 1500);
+        let out: Out = pieces.iter().flat_map(|p| bed.client(p)).collect();
+        assert_eq!(
+            out.len(),
+            pieces.len(),
+            "served, with a template of its own or without"
+        );
+        sent += 1;
+        assert!(sent < 100, "the room for long keys is bounded");
+    }
+    let before = bed.bed.templates().len();
+    let whole = from_client().udp(client(2), at(SIP_VIP), &sip("short"));
+    assert_eq!(bed.client(&whole).len(), 1);
+    assert_eq!(
+        bed.bed.templates().len(),
+        before + 1,
+        "short ones have room"
+    );
+    assert!(bed.drops().is_empty(), "{:?}", bed.drops());
+}

@@ -984,7 +984,11 @@ fn a_new_handshake_on_a_known_5_tuple_makes_a_new_session_of_the_same_server() {
         }),
         ..field(1, 4)
     };
-    let mut bed = Bed::with(&setup(vec![keyed(key)]), 2);
+    let service = ServiceDef {
+        scheduler: "wlc".into(),
+        ..keyed(key)
+    };
+    let mut bed = Bed::with(&setup(vec![service]), 2);
     let named = |cid: u32| [&[25][..], &cid.to_be_bytes()].concat();
     for c in 0..20u16 {
         let server = bed.datagram(client(c), VPN, &[22]);
@@ -994,6 +998,28 @@ fn a_new_handshake_on_a_known_5_tuple_makes_a_new_session_of_the_same_server() {
             assert_eq!(bed.datagram(client(c), VPN, &named(cid)), server);
             assert_eq!(bed.datagram(client(c), VPN, &named(cid)), server);
         }
+    }
+    bed.check_counts();
+}
+
+#[test]
+fn with_offh_another_sessions_key_goes_by_its_hash_also_after_packets_without_a_key() {
+    let when = Some(When {
+        offset: 0,
+        value: vec![25],
+    });
+    let service = keyed(SessionKey {
+        when,
+        ..field(1, 4)
+    });
+    let named = |key: u32| [&[25][..], &key.to_be_bytes()].concat();
+    let mut fresh = Bed::new(vec![service.clone()]);
+    let mut bed = Bed::new(vec![service]);
+    bed.datagram(client(0), VPN, &named(0));
+    for key in 1..30 {
+        bed.datagram(client(0), VPN, &[22]);
+        let own = fresh.datagram(client(key), VPN, &named(u32::from(key)));
+        assert_eq!(bed.datagram(client(0), VPN, &named(u32::from(key))), own);
     }
     bed.check_counts();
 }

@@ -272,6 +272,12 @@ pub fn service(service: &Service) -> Result<ServiceDef, LowerError> {
         one_packet: service.one_packet,
         persistence: persistence.map(|p| persist(p, family)).transpose()?,
         payload_key: service.payload_key.as_ref().map(payload_key).transpose()?,
+        session_limits: service.payload_key.as_ref().map_or((0, 0), |key| {
+            (
+                key.max_templates.unwrap_or(0),
+                key.max_templates_per_client.unwrap_or(0),
+            )
+        }),
         hash_key: service.hash_key.as_ref().map(hash_key).transpose()?,
         on_server_down: service.on_server_down.map(|what| match what {
             model::OnServerDown::Reschedule => OnServerDown::Reschedule,

@@ -418,6 +418,12 @@ pub struct PayloadKey {
     /// Which packets carry the key; the others follow the connection of their addresses and ports; default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
+    /// Sessions that the service may have at once; default 0, no limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_templates: Option<u32>,
+    /// Sessions that one client address may have begun; default 0, no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_templates_per_client: Option<u32>,
     /// With `type: quic`: the QUIC-LB configurations that the servers make connection IDs by, 1 to 7 of them.
     #[serde(default, skip_serializing_if = "no_configs")]
     #[schemars(length(max = 7))]

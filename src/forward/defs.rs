@@ -288,6 +288,9 @@ pub struct ServiceDef {
     pub persistence: Option<Persistence>,
     /// Where packets carry the key of their session, if they do.
     pub payload_key: Option<PayloadKey>,
+    /// Templates that the sessions of the payload key may have, of the service and of one client address; 0 for no limit
+    /// of its own.
+    pub session_limits: (u32, u32),
     /// Secret of the session keys' hash, where several nodes must agree; by default the appliance's own.
     pub hash_key: Option<u64>,
     /// What becomes of connections when their server goes; `None` is [`OnServerDown::Reschedule`], but for established

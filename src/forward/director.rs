@@ -543,7 +543,7 @@ impl Director {
                 counters.rejected_no_key.inc();
                 Verdict::Drop(DropReason::NoKey)
             }
-            Refused::TemplateTableFull => {
+            Refused::TemplateTableFull | Refused::KeyTooLong => {
                 counters.rejected_template_table_full.inc();
                 Verdict::Drop(DropReason::TemplateTableFull)
             }

@@ -81,6 +81,9 @@ pub struct KeyFailures {
     pub short: u64,
     /// The message has none.
     pub missing: u64,
+    /// It is so long that there was no room for it.
+    #[serde(default)]
+    pub long: u64,
 }
 
 /// Sessions that payload keys tell.

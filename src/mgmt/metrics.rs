@@ -177,10 +177,11 @@ static FAMILIES: &[Family] = families! {
         |s, o| o.per_service(s, |x| x.template_use.misses);
     "polder_service_payload_key_failures_total" Counter ["service", "reason"] Service
         "Packets without the key that a persistence engine or payload key looks for: short, the payload ends before \
-         the key does; missing, the message has none."
+         the key does; missing, the message has none; long, there was no room for so long a one."
         |s, o| for x in &s.services {
             o.add(&[&x.name, "short"], x.key_failures.short as f64);
             o.add(&[&x.name, "missing"], x.key_failures.missing as f64);
+            o.add(&[&x.name, "long"], x.key_failures.long as f64);
         };
     "polder_service_sessions_rehomed_total" Counter ["service"] Service
         "Connections ended because their session moved to another 5-tuple."

@@ -134,6 +134,7 @@ impl Manager {
             key_failures: api::KeyFailures {
                 short: totals.no_key_short,
                 missing: totals.no_key_missing,
+                long: totals.no_key_long,
             },
             sessions: api::Sessions {
                 rehomed: totals.rehomed,

@@ -63,6 +63,7 @@ pub fn service(name: &str, at: &str, servers: &[&str]) -> ServiceDef {
         one_packet: false,
         persistence: None,
         payload_key: None,
+        session_limits: (0, 0),
         hash_key: None,
         on_server_down: None,
         servers: servers.iter().map(|s| server(s)).collect(),

@@ -36,7 +36,7 @@ totals! {
     /// What all workers counted for one service; fields as in [`ServiceCounters`].
     ServiceTotals of ServiceCounters {
         packets_in, bytes_in, packets_out, bytes_out, connections, rejected_no_server, rejected_table_full,
-        rejected_template_table_full, rejected_no_key, template_hits, template_misses, no_key_short, no_key_missing,
+        rejected_template_table_full, rejected_no_key, template_hits, template_misses, no_key_short, no_key_missing, no_key_long,
         rehomed, rehome_lost, sessions_untracked,
     }
 }

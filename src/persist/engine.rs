@@ -15,11 +15,13 @@ pub enum NoKey {
     Short,
     /// The message has no key: no Call-ID header, or an empty one.
     Missing,
+    /// The key is so long that there is no room for it now.
+    Long,
 }
 
 impl NoKey {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 2] = [Self::Short, Self::Missing];
+    pub const ALL: [Self; 3] = [Self::Short, Self::Missing, Self::Long];
 
     /// The word in metrics.
     #[must_use]
@@ -27,6 +29,7 @@ impl NoKey {
         match self {
             Self::Short => "short",
             Self::Missing => "missing",
+            Self::Long => "long",
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct ServiceCounters {
     pub no_key_short: Counter,
     /// Packets in which the persistence engine found no key.
     pub no_key_missing: Counter,
+    /// Packets whose key is long while there was no room for long ones.
+    pub no_key_long: Counter,
     /// Connections ended because their session moved to another 5-tuple.
     pub rehomed: Counter,
     /// Sessions that moved while their old connection's worker could not be told.

@@ -80,6 +80,7 @@ pub fn service(proto: u8, virtual_: &str, servers: Vec<DestDef>) -> ServiceDef {
         one_packet: false,
         persistence: None,
         payload_key: None,
+        session_limits: (0, 0),
         hash_key: None,
         on_server_down: None,
         servers,

@@ -254,6 +254,7 @@ fn failures(why: NoKey) -> fn(&ServiceCounters) -> &Counter {
     match why {
         NoKey::Short => |c| &c.no_key_short,
         NoKey::Missing => |c| &c.no_key_missing,
+        NoKey::Long => |c| &c.no_key_long,
     }
 }
 

@@ -417,6 +417,15 @@ impl Rules<'_, '_, '_> {
                 if key.when.is_some() {
                     self.error(node, "when", "`when` is for `type: field`; remove it");
                 }
+                for (limit, name) in [
+                    (key.max_templates, "max_templates"),
+                    (key.max_templates_per_client, "max_templates_per_client"),
+                ] {
+                    if limit.is_some() {
+                        let message = "QUIC connection IDs need no templates; remove the limit";
+                        self.error(node, name, message);
+                    }
+                }
                 self.quic_configs(node, key);
             }
         }

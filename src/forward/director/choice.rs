@@ -9,7 +9,9 @@ use crate::net::packet::proto;
 use crate::net::{DropReason, Ip, PacketBuf};
 use crate::persist::{NoKey, PayloadKey, Scratch, Session};
 use crate::sched::{Selection, select_and_reserve};
-use crate::table::{Dest, DestId, NewTemplate, Origin, Placed, Repoint, TemplateKey, TemplateRef};
+use crate::table::{
+    Dest, DestId, InsertRefused, NewTemplate, Origin, Placed, Repoint, TemplateKey, TemplateRef,
+};
 
 /// A server for a packet.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) enum Refused {
     NoKey,
     /// A template would be needed and there is no room for it.
     TemplateTableFull,
+    /// There would be room for a template, but not for so long a key.
+    KeyTooLong,
     Drop(DropReason),
 }
 
@@ -63,7 +67,8 @@ impl Director {
             return match key {
                 PayloadKey::Field(key) => {
                     let session = key.of(p.payload(), &mut scratch);
-                    self.choose_by_session::<F>(cx, service, session, selection, purpose)
+                    let client = p.ip.flow.src;
+                    self.choose_by_session::<F>(cx, service, (client, session), selection, purpose)
                 }
                 PayloadKey::Quic(lb) => Self::choose_by_server_id(cx, service, lb, p, &selection),
             };
@@ -104,6 +109,16 @@ impl Director {
         // Zero is as good a hash as any; it only says that none was computed.
         let hash = Some(p.ahead.hash).filter(|hash| *hash != 0);
         let hash = hash.unwrap_or_else(|| cx.templates.hash(&key));
+        let chosen = by_template(cx, service, (&key, hash), new, &selection, purpose);
+        let Err(Refused::KeyTooLong) = chosen else {
+            return chosen;
+        };
+        no_key(cx, service, NoKey::Long);
+        if persistence.on_no_key == OnNoKey::Drop {
+            return Err(Refused::NoKey);
+        }
+        let key = TemplateKey { data: None, ..key };
+        let hash = cx.templates.hash(&key);
         by_template(cx, service, (&key, hash), new, &selection, purpose)
     }
 
@@ -123,7 +138,7 @@ impl Director {
         &mut self,
         cx: &Context<'a>,
         service: &'a Arc<Service>,
-        session: Session<'_>,
+        (client, session): (F::Addr, Session<'_>),
         selection: Selection<'_>,
         purpose: Use,
     ) -> Result<Chosen<'a>, Refused> {
@@ -139,14 +154,16 @@ impl Director {
             session: Some(key),
             ..selection
         };
-        let new = session_new(cx);
+        let new = session_new::<F>(cx, service, client);
         let template = session_template::<F>(service, key);
         let session = self.session_hash(key);
         let hash = cx.templates.hash(&template);
         match by_template(cx, service, (&template, hash), new, &selection, purpose) {
             Ok(chosen) => Ok(Chosen { session, ..chosen }),
             // The hash finds the session's server without a template. What is lost is that its old connection ends when it moves.
-            Err(Refused::TemplateTableFull) if service.def.scheduler == "offh" => {
+            Err(Refused::TemplateTableFull | Refused::KeyTooLong)
+                if service.def.scheduler == "offh" =>
+            {
                 cx.counters.service(service.id).sessions_untracked.inc();
                 let chosen = pick(service, &selection)?;
                 // Its connection knows it all the same, and so keeps it.
@@ -178,6 +195,7 @@ pub(super) fn no_key(cx: &Context<'_>, service: &Service, why: NoKey) {
     match why {
         NoKey::Short => counters.no_key_short.inc(),
         NoKey::Missing => counters.no_key_missing.inc(),
+        NoKey::Long => counters.no_key_long.inc(),
     }
 }
 
@@ -226,14 +244,19 @@ pub(super) fn new_template<F: Side>(
 
 /// The template of a session that a payload key names. It outlives the session's connection by as much as that lives
 /// without packets; no longer, since a session that is silent on its own 5-tuple may not be found again on another.
-pub(super) fn session_new(cx: &Context<'_>) -> NewTemplate {
+pub(super) fn session_new<F: Side>(
+    cx: &Context<'_>,
+    service: &Service,
+    client: F::Addr,
+) -> NewTemplate {
+    let (max_templates, max_per_client) = service.def.session_limits;
     NewTemplate {
         dest: DestId(0),
         timeout: cx.snapshot.services.timeouts.udp,
         origin: Origin::Local,
-        service_limit: 0,
-        client_limit: 0,
-        source: [0; 16],
+        service_limit: max_templates,
+        client_limit: max_per_client,
+        source: address_bytes::<F>(client),
     }
 }
 
@@ -377,9 +400,12 @@ pub(super) fn place(
             dest.shared.unbind_template();
             Ok(None)
         }
-        Err(_) => {
+        Err(refused) => {
             dest.shared.unbind_template();
-            Err(Refused::TemplateTableFull)
+            Err(match refused {
+                InsertRefused::DataFull => Refused::KeyTooLong,
+                _ => Refused::TemplateTableFull,
+            })
         }
     }
 }

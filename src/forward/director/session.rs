@@ -80,7 +80,9 @@ impl Director {
         let name = match key.of(p.payload(), &mut scratch) {
             Session::Absent => {
                 let conn = F::table(self).get_mut(index);
-                if conn.flags() & OPEN == 0 {
+                // Where the key itself says the server, a session that has one gives its 5-tuple to no other.
+                let may = conn.session == 0 || service.def.scheduler != "offh";
+                if may && conn.flags() & OPEN == 0 {
                     conn.set_flags(conn.flags() | OPEN);
                 }
                 return Course::Follow;
@@ -100,7 +102,8 @@ impl Director {
         if session == conn.session {
             Course::Follow
         } else if open {
-            self.adopt::<F, B>(cx, service, name, (index, dest), sink)
+            let client = p.ip.flow.src;
+            self.adopt::<F, B>(cx, service, (client, name), (index, dest), sink)
         } else {
             Course::Leave
         }
@@ -111,7 +114,7 @@ impl Director {
         &mut self,
         cx: &Context<'_>,
         service: &Arc<Service>,
-        name: &[u8],
+        (client, name): (F::Addr, &[u8]),
         (index, dest): (ConnIdx, &Arc<Dest>),
         sink: &mut impl Sink<B>,
     ) -> Course {
@@ -121,7 +124,7 @@ impl Director {
             Some((template, id)) if id == dest.id => Ok(Some(template)),
             Some(_) => return Course::Leave,
             None => {
-                let mut new = choice::session_new(cx);
+                let mut new = choice::session_new::<F>(cx, service, client);
                 new.dest = dest.id;
                 choice::place(cx, &key, hash, &new, dest)
             }
