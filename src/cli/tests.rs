@@ -11,6 +11,7 @@ use crate::forward::defs::{Grouping, OnServerDown};
 use crate::mgmt::api;
 use crate::mgmt::testkit::*;
 use crate::net::Af;
+use crate::net::tunnel::{Tunnel, TunnelChecksum, TunnelKind};
 use crate::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
 use crate::table::{DestId, Method, ServiceId, TemplateKey};
 
@@ -59,6 +60,37 @@ TCP  192.0.2.80:80 mh (fallback) name web
 TCP  [2001:db8::5]:5060 rr name sip
   -> [2001:db8:1::3]:5060         Masq    1      0          0          ready
 "
+    );
+}
+
+#[test]
+fn tunnels_are_listed_as_with_ipvsadms_tun_info() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    let tunnels = [
+        (TunnelKind::Gue, 6080, TunnelChecksum::Full),
+        (TunnelKind::Gre, 0, TunnelChecksum::None),
+    ];
+    for (server, (kind, port, checksum)) in setup.services[0].servers.iter_mut().zip(tunnels) {
+        server.method = Method::Tunnel;
+        server.tunnel = Tunnel {
+            kind,
+            port,
+            checksum,
+        };
+    }
+    let (manager, _) = manager_of(&plane, setup);
+    let socket = ControlSocket::serve(&manager.shared());
+    let listing = run(&socket.path, "show services").expect("shows");
+    let rows: Vec<_> = listing.lines().filter(|l| l.starts_with("  ->")).collect();
+    assert_eq!(
+        rows,
+        [
+            "  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn  State       Name",
+            "  -> 10.0.0.1:80                  Tunnel  gue:6080:+c   1      0          0          ready",
+            "  -> 10.0.0.2:80                  Tunnel  gre:-c        1      0          0          ready",
+            "  -> [2001:db8:1::3]:5060         Masq    n/a           1      0          0          ready",
+        ]
     );
 }
 
