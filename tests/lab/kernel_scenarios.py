@@ -4,7 +4,8 @@ configuration of Polder, and the frames that both get.
     kernel_scenarios.py OUT.json [PATTERN]      scenarios whose name matches PATTERN, all of them by default
 
 A step is a frame on one side (`c`lients or `s`ervers) or a pause. `then` says how the far end reacts to what came out.
-`differ` announces a deliberate difference: what the kernel and what Polder do with that frame, and why.
+`differ` announces a deliberate difference: what the kernel and what Polder do with that frame, and why; `whole` one of
+the whole scenario, by the name of a check of kernel_compare.py.
 """
 import json
 import random
@@ -320,11 +321,9 @@ def many_addresses(name, family, mode, sched):
 def wrr_one_by_one():
     s = Scenario("wrr-one-by-one/nat/ipv4", says="a service built server by server")
     s.service(sched="wrr", weights=(1, 2, 4), made="one by one")
-    s.expect = "the kernel begins with one round of every server, as the service was built server by server"
     for i in range(21):
         s.tcp(i, 4000 + i, f.SYN)
-    # The kernel's first round, before it is where Polder starts.
-    s.whole = ("choices", s.expect)
+    s.whole = ("round first", "the kernel begins with one round of every server, as the service was built one by one")
     return s
 
 
@@ -459,7 +458,7 @@ def sip(family, mode, tail):
     if mode == "nat":
         s = Scenario(f"one-packet-replies/{tail}", family, mode).service("udp", 53, "rr", ops=True, servers=1)
         s.udp(0, 3000)
-        s.whole = ("replies", "replies have the virtual address and port also without an engine (§5)")
+        s.whole = ("virtual source", "replies have the virtual address and port also without an engine (§5)")
         yield s
         s = Scenario(f"persistent-sip-tcp/{tail}", family, mode).service(
             "tcp", 5060, "rr", servers=1, persist=60, sip=True)
@@ -490,7 +489,7 @@ def edges(family, mode, tail):
         s = Scenario(f"padding/{tail}", family, mode).service("udp", 53, servers=1)
         short = f.ip(s.client(3), s.vip, 17, f.udp(s.client(3), 2202, s.vip, 53, b"x"))
         s.send(None, frame=f.ether(f.WAN, f.GATEWAY, short) + b"\xaa" * 12)
-        s.whole = ("bytes", "what a short frame is filled up with is left as it is; the kernel's driver fills up anew")
+        s.whole = ("padding", "what a short frame is filled up with is left as it is; the kernel's driver fills up anew")
         yield s
     s = Scenario(f"ttl/{tail}", family, mode).service("udp", 53, servers=1)
     s.udp(1, 2000, ttl=1).udp(1, 2001, ttl=2).udp(1, 2001, ttl=1)
