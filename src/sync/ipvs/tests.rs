@@ -537,7 +537,7 @@ fn mutated_messages_are_read_without_panic() {
         seed ^= seed << 17;
         usize::try_from(seed % below as u64).expect("it is below a usize")
     };
-    for round in 0..60_000 {
+    for round in 0..300_000 {
         let mut bytes = corpus[round % corpus.len()].clone();
         for _ in 0..=random(4) {
             let at = random(bytes.len());
