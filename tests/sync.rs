@@ -151,7 +151,7 @@ fn every_message_of_a_kernel_decodes_to_its_description_and_encodes_to_the_same_
             assert_eq!(decoded, described, "{}", path.display());
         }
     }
-    assert!(messages > 40, "{messages}");
+    assert!(messages >= 40, "{messages}");
 }
 
 /// What the kernel's backup made of the same datagrams is in the lab's transcript.
