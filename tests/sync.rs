@@ -555,3 +555,82 @@ fn every_capture_of_a_kernel_is_printed_whole() {
     ];
     assert!(known.iter().all(|c| calls.contains(*c)), "{calls:?}");
 }
+
+/// A capture of `frames` with another link type.
+fn capture_of(dir: &Path, link_type: u32, frames: &[Vec<u8>]) -> PathBuf {
+    let path = capture(dir, frames);
+    let mut bytes = fs::read(&path).expect("it");
+    bytes[20..24].copy_from_slice(&link_type.to_le_bytes());
+    fs::write(&path, bytes).expect("written");
+    path
+}
+
+#[test]
+fn decode_reads_cooked_and_raw_captures_and_names_a_link_type_that_it_does_not_know() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let packet = frame(&hex(V1_GOLDEN))[14..].to_vec();
+    let mut cooked = vec![0; 16];
+    cooked[14..].copy_from_slice(&[8, 0]);
+    let mut cooked_2 = vec![0; 20];
+    cooked_2[..2].copy_from_slice(&[8, 0]);
+    for (link_type, header) in [(113, cooked), (276, cooked_2), (101, vec![]), (228, vec![])] {
+        let path = capture_of(dir.path(), link_type, &[[header, packet.clone()].concat()]);
+        let (text, result) = decode(&path.display().to_string());
+        assert_eq!(result, Ok(()));
+        assert!(
+            text.ends_with("1 messages, 2 records, nothing rejected\n"),
+            "{text}"
+        );
+    }
+    let path = capture_of(dir.path(), 127, &[packet]);
+    let (_, result) = decode(&path.display().to_string());
+    let Err(Failure::Failed(why)) = result else {
+        panic!("it was read");
+    };
+    assert!(why.contains("link type 127"), "{why}");
+}
+
+#[test]
+fn decode_says_that_a_message_came_in_fragments() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let records: Vec<ConnRecord> = (0..40).map(|n| record(n, false)).collect();
+    let whole = frame(&messages(Version::V1, &records)[0]);
+    // The first fragment: more follow, and the header's checksum is not looked at.
+    let mut first = whole[..14 + 20 + 8 + 600].to_vec();
+    first[16..18].copy_from_slice(&628_u16.to_be_bytes());
+    first[20] = 0x20;
+    let path = capture(dir.path(), &[first]);
+    let (text, _) = decode(&path.display().to_string());
+    assert!(text.contains("600 bytes, rejected: fragmented"), "{text}");
+    assert!(text.contains("1 messages incomplete"), "{text}");
+}
+
+#[test]
+fn decode_survives_any_capture_of_changed_frames() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let good = frame(&hex(V1_GOLDEN));
+    let mut seed = 7_u64;
+    let mut random = move |below: usize| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((seed >> 33) % below as u64).expect("it is below a usize")
+    };
+    let frames: Vec<Vec<u8>> = (0..4000)
+        .map(|_| {
+            let mut bytes = good.clone();
+            for _ in 0..=random(3) {
+                let at = random(bytes.len());
+                bytes[at] = u8::try_from(random(256)).expect("a byte");
+            }
+            bytes.truncate(bytes.len() - random(3) * random(60));
+            bytes
+        })
+        .collect();
+    for link_type in [1, 101, 113, 276] {
+        let path = capture_of(dir.path(), link_type, &frames);
+        let (text, result) = decode(&format!("{} -o json --port 0", path.display()));
+        assert_eq!(result, Ok(()));
+        assert!(serde_json::from_str::<Value>(&text).is_ok());
+    }
+}
