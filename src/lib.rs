@@ -18,6 +18,8 @@ pub mod net;
 pub mod persist;
 /// L2: schedulers. One file each, one trait.
 pub mod sched;
+/// L3: state sync: what is told to peers of connections and templates, and what is made of what they tell.
+pub mod sync;
 /// L1: state. Connection table, timer wheel, protocol state machines, real servers, counters.
 pub mod table;
 /// L5: the poll loop of one core.

@@ -46,6 +46,8 @@ pub enum Command {
     Set(SetArgs),
     /// Make the running appliance take over its configuration file, or refuse it whole
     Reload(ReloadArgs),
+    /// Look into state sync between directors
+    Sync(SyncArgs),
 }
 
 /// `polder run`.
@@ -485,6 +487,51 @@ pub struct ReloadArgs {
     /// The appliance.
     #[command(flatten)]
     pub socket: SocketArg,
+}
+
+/// `polder sync`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: SyncWhat,
+}
+
+/// What `sync` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SyncWhat {
+    /// Print every record of every sync message in a capture, and why a message or record is damaged
+    Decode(DecodeArgs),
+}
+
+/// How `sync decode` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DecodeOutput {
+    /// For people: a line for each message, one for each of its records, a summary.
+    Table,
+    /// The same for programs, as one object.
+    Json,
+}
+
+/// `polder sync decode`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 the capture was read to its end, whatever is in it; 1 it could not be.\n\n\
+    Examples:\n  \
+    tcpdump -i eth1 -s 0 -w sync.pcap udp port 8848\n  \
+    polder sync decode sync.pcap\n  \
+    polder sync decode sync.pcap --port 8849 -o json | jq '.messages[].records[]'"
+)]
+pub struct DecodeArgs {
+    /// Capture: pcap or pcapng, plain or gzip; Ethernet, Linux cooked or raw IP
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// A UDP port that sync messages are sent to, besides 8848; may be given again
+    #[arg(long, value_name = "PORT")]
+    pub port: Vec<u16>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: DecodeOutput,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod replay;
 pub mod run;
 pub mod set;
 pub mod show;
+pub mod sync;
 pub mod table;
 
 use std::io::{self, Write};
@@ -50,6 +51,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Replay(args) => finish(replay::run(&args, &mut out)),
         Command::Check(args) => check(&args, &mut out),
         Command::Run(args) => run::run(&args),
+        Command::Sync(args) => finish(sync::run(&args, &mut out)),
         Command::Demo(args) => finish(demo::run(&args, &mut out)),
     }
 }
