@@ -9,6 +9,7 @@
 
 mod choice;
 mod datagram;
+mod defence;
 mod errors;
 mod one_packet;
 mod outgoing;
@@ -16,6 +17,7 @@ mod session;
 
 use std::sync::Arc;
 
+use super::defence::Active;
 use super::defs::{OnServerDown, PortId};
 use super::fib::Egress;
 use super::snapshot::{FTP, FamilyIndex, Service, Services, Snapshot};
@@ -88,6 +90,8 @@ pub struct Context<'a> {
     pub snapshot: &'a Snapshot,
     /// Templates of all workers.
     pub templates: &'a Templates,
+    /// Defences that are in force.
+    pub defence: Active,
     /// Counters of this worker.
     pub counters: &'a WorkerCounters,
     /// Port the frames came in by.
@@ -149,6 +153,8 @@ pub struct DirectorConfig {
     pub connections4: usize,
     /// IPv6 connections of this worker.
     pub connections6: usize,
+    /// Slots of services.
+    pub services: usize,
     /// Secret of this worker's tables.
     pub table_key: HashKey,
     /// Secret of ownership; the same for all workers.
@@ -166,6 +172,7 @@ pub struct Director {
     icmp_refilled: Tick,
     /// What was done to the first fragment of the datagram that is being worked on.
     applied: Option<Applied>,
+    guard: defence::Guard,
 }
 
 type Hits = [Option<Hit>; BURST];
@@ -184,6 +191,7 @@ impl Director {
             icmp_tokens: outgoing::ICMP_PER_SECOND,
             icmp_refilled: Tick(0),
             applied: None,
+            guard: defence::Guard::new(config.services),
         })
     }
 
@@ -367,10 +375,15 @@ impl Director {
         if let Some(id) = index.initiator(flow.src, flow.src_port, flow.proto) {
             return self.server_speaks(cx, p, id, sink);
         }
-        if index.is_dest(flow.src, flow.src_port, flow.proto)
-            && let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto)
-        {
-            return Verdict::HandOver(other);
+        if index.is_dest(flow.src, flow.src_port, flow.proto) {
+            if let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto) {
+                return Verdict::HandOver(other);
+            }
+            if cx.snapshot.services.sysctls.nat_icmp_send && p.ip.tcp_flags & tcp_flags::RST == 0 {
+                // Specification §2.6: the server learns that nobody waits for this.
+                self.answer(cx, p, IcmpError::PortUnreachable, None, sink);
+                return Verdict::Drop(DropReason::NoConnection);
+            }
         }
         Verdict::Punt
     }
@@ -399,11 +412,18 @@ impl Director {
     /// What keeps a packet from being scheduled, whatever its service.
     fn unschedulable<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
         let new_tcp = ip.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
-        if !ip.l4_whole {
-            Some(Verdict::Drop(DropReason::L4Short))
-        } else if ip.flow.proto == proto::TCP && !new_tcp {
+        if ip.l4_whole && ip.flow.proto == proto::TCP && !new_tcp {
             // No connection and no start of one: the kernel, which has the address, answers as for any closed port.
             Some(Verdict::Punt)
+        } else {
+            Self::misplaced(ip)
+        }
+    }
+
+    /// What keeps a packet from being any service's.
+    fn misplaced<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
+        if !ip.l4_whole {
+            Some(Verdict::Drop(DropReason::L4Short))
         } else if !is_valid_source::<F>(ip.flow.src) {
             Some(Verdict::Drop(DropReason::IpSource))
         } else if ip.flow.src_port == FTP_DATA {
@@ -422,8 +442,16 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        if service.def.new_connections_per_second != 0
+            && let Some(verdict) = self.limited(cx, p, service, mark, sink)
+        {
+            return verdict;
+        }
         if let Some(verdict) = Self::unschedulable(p.ip) {
             return verdict;
+        }
+        if self.throttled(cx, service.id) {
+            return Verdict::Drop(DropReason::Overload);
         }
         let chosen = match self.choose(cx, p, service, mark, choice::Use::Connection) {
             Ok(chosen) => chosen,
@@ -442,11 +470,28 @@ impl Director {
         chosen: &Chosen<'_>,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        match self.make::<F>(cx, &p.ip.flow, service, mark, chosen) {
+            Ok(index) => {
+                self.take_session::<F, B>(cx, index, sink);
+                self.serve(cx, p, index, chosen.dest, sink)
+            }
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Makes the connection of a client's flow whose server is chosen.
+    fn make<F: Side>(
+        &mut self,
+        cx: &Context<'_>,
+        flow: &FlowKey<F>,
+        service: &Service,
+        mark: u32,
+        chosen: &Chosen<'_>,
+    ) -> Result<ConnIdx, DropReason> {
         let dest = chosen.dest;
         if !chosen.counted {
             dest.bind_unchecked();
         }
-        let flow = p.ip.flow;
         let ends = Ends {
             proto: flow.proto,
             caddr: flow.src,
@@ -456,13 +501,7 @@ impl Director {
             daddr: F::from_ip(dest.addr).unwrap_or_default(),
             dport: server_port(service, dest, flow.dst_port),
         };
-        match self.insert::<F>(cx, &ends, service, mark, chosen) {
-            Ok(index) => {
-                self.take_session::<F, B>(cx, index, sink);
-                self.serve(cx, p, index, dest, sink)
-            }
-            Err(reason) => Verdict::Drop(reason),
-        }
+        self.insert::<F>(cx, &ends, service, mark, chosen)
     }
 
     /// What becomes of a packet for which no server was chosen.
@@ -595,14 +634,12 @@ impl Director {
         let proto = conn.proto();
         if proto == proto::TCP && ip.l4_whole {
             let (state, flags) = (conn.state, conn.flags());
-            let step = tcp_step(
-                TcpTable::Normal,
-                direction,
-                ip.tcp_flags,
-                state,
-                flags,
-                true,
-            );
+            let rows = if cx.defence.secure_tcp {
+                TcpTable::Secure
+            } else {
+                TcpTable::Normal
+            };
+            let step = tcp_step(rows, direction, ip.tcp_flags, state, flags, true);
             if (step.state, step.flags) != (state, flags) {
                 conn.state = step.state;
                 conn.set_flags(step.flags);

@@ -80,6 +80,7 @@ pub fn service(proto: u8, virtual_: &str, servers: Vec<DestDef>) -> ServiceDef {
         payload_key: None,
         hash_key: None,
         on_server_down: None,
+        new_connections_per_second: 0,
         servers,
     }
 }

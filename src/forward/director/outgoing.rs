@@ -119,7 +119,9 @@ impl Director {
         let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
             .mtu
             .saturating_sub(overhead);
-        if p.ip.len() <= mtu {
+        // Specification §8.1: with `pmtu_disc` off an IPv4 packet enters an IPv4 tunnel whatever its size.
+        let unchecked = || overhead == 20 && F::AF == Af::V4 && !pmtu_disc(cx);
+        if p.ip.len() <= mtu || unchecked() {
             return Ok(());
         }
         if p.ip.dont_fragment {
@@ -150,11 +152,11 @@ impl Director {
         match dest.addr {
             std::net::IpAddr::V4(a) => {
                 let src = V4::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V4, B>(p.buf, p.ip, src, a.into(), id)
+                wrap::<F, V4, B>(p.buf, p.ip, src, a.into(), (id, pmtu_disc(cx)))
             }
             std::net::IpAddr::V6(a) => {
                 let src = V6::port_addr(cx.snapshot, port).unwrap_or_default();
-                wrap::<F, V6, B>(p.buf, p.ip, src, a.into(), id)
+                wrap::<F, V6, B>(p.buf, p.ip, src, a.into(), (id, true))
             }
         }
     }
@@ -209,6 +211,11 @@ impl Director {
     }
 }
 
+/// Whether packets that enter an IPv4 tunnel keep their don't-fragment bit (specification §8.4).
+fn pmtu_disc(cx: &Context<'_>) -> bool {
+    cx.snapshot.services.sysctls.pmtu_disc
+}
+
 /// Puts an outer header between the Ethernet header, which is written later, and the packet. `false` when the buffer
 /// has no room, or the packet would be too long.
 fn wrap<I: Family, O: Family, B: PacketBuf>(
@@ -216,13 +223,13 @@ fn wrap<I: Family, O: Family, B: PacketBuf>(
     inner: &Ip<I>,
     src: O::Addr,
     dst: O::Addr,
-    id: u16,
+    (id, copy_dont_fragment): (u16, bool),
 ) -> bool {
     let outer = Outer::<O> {
         src,
         dst,
         id,
-        copy_dont_fragment: true,
+        copy_dont_fragment,
     };
     let len = if O::AF == Af::V4 { 20 } else { 40 };
     let front = usize::from(inner.l3) - ETHERNET_LEN;
