@@ -325,3 +325,117 @@ pub(super) fn spread_server<'a, F: Side>(
     let dest = &service.dests[spread.server::<F>(flow.src, flow.src_port, flow.proto)];
     (dest.method != Method::Masq).then_some(dest)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::table::{ConnTable, Ends};
+
+    /// A connection as a table would have it: protocol, state, packets, ticks since the last.
+    fn conn(proto: u8, state: u8, in_pkts: u32, age: u32) -> Conn<V4> {
+        let ends = Ends::<V4> {
+            proto,
+            caddr: [203, 0, 113, 9].into(),
+            cport: 1,
+            vaddr: [192, 0, 2, 1].into(),
+            vport: 80,
+            daddr: [10, 0, 0, 1].into(),
+            dport: 80,
+        };
+        let mut new = Conn::new(&ends, Method::Direct);
+        (new.state, new.in_pkts) = (state, in_pkts);
+        let key = crate::net::HashKey::from_seed(1);
+        let mut table = ConnTable::<V4>::new(1, key).expect("memory");
+        let index = table.insert(&new, Tick(NOW.0 - age)).expect("room");
+        *table.get(index)
+    }
+
+    const NOW: Tick = Tick(100_000);
+
+    /// Specification §2.10, TCP and SCTP: which states are dropped at once, which by `todrop`, which never.
+    #[test]
+    fn states_are_dropped_by_the_table() {
+        for state in 0..11 {
+            let drops = Todrop([1; 9]).drops_entry(&conn(proto::TCP, state, 1, 6000), NOW);
+            let fresh = Todrop([1; 9]).drops_entry(&conn(proto::TCP, state, 1, 0), NOW);
+            let half_open = [3, 10].contains(&state);
+            assert_eq!(
+                (drops, fresh),
+                (half_open || state == 1, half_open),
+                "TCP {state}"
+            );
+        }
+        for state in 0..14 {
+            let drops = Todrop([1; 9]).drops_entry(&conn(proto::SCTP, state, 1, 6000), NOW);
+            let fresh = Todrop([1; 9]).drops_entry(&conn(proto::SCTP, state, 1, 0), NOW);
+            let half_open = [1, 2].contains(&state);
+            assert_eq!(
+                (drops, fresh),
+                (half_open || state == 8, half_open),
+                "SCTP {state}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// The oracle counts candidates: of those with i packets every i-th goes.
+        #[test]
+        fn every_ith_candidate_of_i_packets_is_dropped(
+            rows in proptest::collection::vec((0..12u32, 5990..6010u32), 1..200),
+        ) {
+            let mut todrop = Guard::new(0).todrop;
+            let mut candidates = [0; 12];
+            for (packets, age) in rows {
+                let candidate = age >= 6000 && (1..=8).contains(&packets);
+                let count = &mut candidates[packets as usize];
+                *count += u32::from(candidate);
+                let want = candidate && count.is_multiple_of(packets);
+                let got = todrop.drops_entry(&conn(proto::UDP, 0, packets, age), NOW);
+                prop_assert_eq!(got, want);
+            }
+        }
+
+        /// The oracle keeps the count as specification §2.9 words it; the rate changes under way.
+        #[test]
+        fn a_packet_is_dropped_when_the_counter_has_run_out(
+            runs in proptest::collection::vec((0..20u32, 1..60usize), 1..12),
+        ) {
+            let mut guard = Guard::new(0);
+            let mut counter = 0;
+            for (rate, packets) in runs {
+                if rate > 0 && (counter == 0 || counter > rate) {
+                    counter = rate;
+                }
+                for _ in 0..packets {
+                    let mut want = false;
+                    if rate > 0 {
+                        counter -= 1;
+                        want = counter == 0;
+                        if want {
+                            counter = rate;
+                        }
+                    }
+                    prop_assert_eq!(guard.drops_packet(rate), want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_rate_is_given_anew_each_second_and_flows_are_forgotten_after_their_time() {
+        let mut rate = Rate::default();
+        let taken = |rate: &mut Rate, now| (0..5).filter(|_| rate.take(3, Tick(now))).count();
+        assert_eq!(taken(&mut rate, 1000), 3);
+        assert_eq!(taken(&mut rate, 1099), 0);
+        assert_eq!(taken(&mut rate, 1100), 3);
+        assert!(!rate.spreads(Tick(1100), 500));
+        rate.unremembered = Some(Tick(1100));
+        assert!(rate.spreads(Tick(1599), 500));
+        assert!(!rate.spreads(Tick(1600), 500));
+        assert!(!rate.spreads(Tick(1200), 500), "it is forgotten for good");
+    }
+}
