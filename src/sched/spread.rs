@@ -63,6 +63,8 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::super::testkit::server;
     use super::*;
     use crate::net::V4;
@@ -77,7 +79,9 @@ mod tests {
     /// The servers of 10,000 clients.
     fn choices(spread: &Spread) -> Vec<usize> {
         (0..10_000u16)
-            .map(|n| spread.server::<V4>([10, 0, (n >> 8) as u8, n as u8].into(), n, 6))
+            .map(|n| {
+                spread.server::<V4>(Ipv4Addr::new(10, 0, (n >> 8) as u8, n as u8).into(), n, 6)
+            })
             .collect()
     }
 

@@ -186,6 +186,7 @@ impl Lockstep {
     fn judge(&mut self) {
         if self.now.since(self.judged) >= Tick::PER_SECOND {
             self.judged = self.now;
+            self.workers.iter().for_each(Worker::tell_fill);
             if self.plane.judge().drop_entry {
                 self.plane.drop_templates(self.now);
             }

@@ -103,7 +103,7 @@ impl<I: PacketIo> Worker<I> {
         // The worker is the only writer.
         if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
             self.shared.heartbeat.store(now.0, Ordering::Relaxed);
-            self.shared.counters.fill.set(self.inner.director.fill());
+            self.tell_fill();
         }
         let cx = Context {
             now,
@@ -115,6 +115,11 @@ impl<I: PacketIo> Worker<I> {
             handed: false,
         };
         self.inner.poll(cx, &self.shared, expire_budget)
+    }
+
+    /// Tells how full the tables are.
+    fn tell_fill(&self) {
+        self.shared.counters.fill.set(self.inner.director.fill());
     }
 
     /// Ends the worker's part: what waits is dropped, what is queued is sent.

@@ -111,6 +111,7 @@ fn prepare(setup: &Setup, options: &Options, dealt: Dealt) -> Result<Prepared, R
         defence: Defence::default(),
         connections_capacity: options.sizes.connections as u64,
     });
+    plane.judge();
     let largest = setup
         .ports
         .iter()

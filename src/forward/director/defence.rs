@@ -102,7 +102,11 @@ impl Guard {
             self.until_drop = rate;
         }
         self.until_drop -= 1;
-        self.until_drop == 0
+        let drop = self.until_drop == 0;
+        if drop {
+            self.until_drop = rate;
+        }
+        drop
     }
 }
 
@@ -259,7 +263,9 @@ impl Director {
             return Some(Verdict::Drop(DropReason::Overload));
         }
         let Some(dest) = spread_server::<F>(service, &p.ip.flow) else {
-            return Some(self.overload(cx, service));
+            // It can't be of a flow that is not remembered.
+            let refused = opens && !may_remember;
+            return refused.then(|| self.overload(cx, service));
         };
         if may_remember && dest.try_reserve() {
             let chosen = super::Chosen {
@@ -328,6 +334,8 @@ pub(super) fn spread_server<'a, F: Side>(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -337,11 +345,11 @@ mod tests {
     fn conn(proto: u8, state: u8, in_pkts: u32, age: u32) -> Conn<V4> {
         let ends = Ends::<V4> {
             proto,
-            caddr: [203, 0, 113, 9].into(),
+            caddr: Ipv4Addr::new(203, 0, 113, 9).into(),
             cport: 1,
-            vaddr: [192, 0, 2, 1].into(),
+            vaddr: Ipv4Addr::new(192, 0, 2, 1).into(),
             vport: 80,
-            daddr: [10, 0, 0, 1].into(),
+            daddr: Ipv4Addr::new(10, 0, 0, 1).into(),
             dport: 80,
         };
         let mut new = Conn::new(&ends, Method::Direct);
