@@ -103,7 +103,7 @@ impl<I: PacketIo> Worker<I> {
         // The worker is the only writer.
         if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
             self.shared.heartbeat.store(now.0, Ordering::Relaxed);
-            self.tell_fill();
+            self.shared.counters.fill.set(self.inner.director.fill());
         }
         let cx = Context {
             now,
