@@ -769,6 +769,55 @@ mod limit {
     }
 
     #[test]
+    fn a_flow_that_goes_on_keeps_its_server_however_long_the_crowd_is_there() {
+        let servers = by(Method::Direct)
+            .into_iter()
+            .map(|d| DestDef { port: 53, ..d });
+        let mut bed = Bed::new(vec![limited(proto::UDP, DNS, servers.collect(), 1)]);
+        let crowd = |bed: &mut Bed, n: u16| {
+            bed.udp(1000 + n);
+        };
+        crowd(&mut bed, 0);
+        let server = server_of(&bed.udp(1));
+        for n in 1..60 {
+            bed.pass(20);
+            crowd(&mut bed, n);
+            assert_eq!(server_of(&bed.udp(1)), server, "after {} s", n * 20);
+        }
+        assert!(
+            bed.ports().iter().all(|n| *n != 1),
+            "it is not remembered yet"
+        );
+        assert_eq!(unremembered(&bed), 60);
+    }
+
+    #[test]
+    fn a_reset_of_such_a_flow_is_passed_on_and_makes_no_connection() {
+        let mut bed = Bed::new(web(Method::Direct, 1));
+        bed.tcp(1, SYN);
+        let server = server_of(&bed.tcp(2, SYN));
+        bed.pass(2);
+        assert_eq!(server_of(&bed.tcp(2, RST)), server);
+        assert_eq!(bed.ports(), [1]);
+    }
+
+    #[test]
+    fn a_servers_leaving_moves_few_flows_but_its_own() {
+        let mut bed = Bed::new(web(Method::Direct, 1));
+        let first: Vec<u8> = (0..300).map(|n| server_of(&bed.tcp(n, SYN))).collect();
+        let mut left = web(Method::Direct, 1);
+        left[0].servers.remove(0);
+        bed.apply(&setup(left));
+        let moved = (1..300u16).filter(|n| server_of(&bed.tcp(*n, ACK)) != first[usize::from(*n)]);
+        let own = first[1..].iter().filter(|s| **s == 11).count();
+        let moved = moved.count();
+        assert!(
+            (own..own + 20).contains(&moved),
+            "{moved} moved, {own} had to"
+        );
+    }
+
+    #[test]
     fn a_server_at_its_threshold_gets_no_such_flow() {
         let mut servers = by(Method::Direct);
         servers.truncate(1);

@@ -52,7 +52,7 @@ struct Rate {
     /// When the second began that is counted.
     since: Tick,
     used: u32,
-    /// When a flow was last placed without being remembered.
+    /// When a packet of a flow that is not remembered came last.
     unremembered: Option<Tick>,
 }
 
@@ -276,13 +276,17 @@ impl Director {
             };
             return Some(self.connect(cx, p, service, mark, &chosen, sink));
         }
-        if scheduled {
-            // Thresholds are for those who come, not for those who may be there already.
-            if !dest.eligible() {
-                return Some(self.overload(cx, service));
-            }
+        // Thresholds are for those who come, not for those who may be there already.
+        if scheduled && !dest.eligible() {
+            return Some(self.overload(cx, service));
+        }
+        if opens {
             cx.counters.service(service.id).unremembered.inc();
-            self.guard.rates[service.id.0 as usize].unremembered = Some(cx.now);
+        }
+        if p.ip.tcp_flags & tcp_flags::RST == 0
+            && let Some(rate) = self.guard.rates.get_mut(service.id.0 as usize)
+        {
+            rate.unremembered = Some(cx.now);
         }
         count_in(cx, service.id, dest.id, p.ip.len());
         let port = server_port(service, dest, p.ip.flow.dst_port);
