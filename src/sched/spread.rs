@@ -92,8 +92,8 @@ mod tests {
         choices(&spread).iter().for_each(|c| shares[*c] += 1);
         assert_eq!(shares[2], 0, "no weight, no flow");
         for (share, quarters) in shares.iter().zip([1, 2, 0, 1]) {
-            let expected = quarters * 2500;
-            assert!((share - expected as i32).abs() < 250, "{shares:?}");
+            let expected: i32 = quarters * 2500;
+            assert!((share - expected).abs() < 250, "{shares:?}");
         }
     }
 
