@@ -680,6 +680,7 @@ impl Bursts {
             snapshot: ArcSwap::from_pointee(snapshot),
             workers: assemble::shared(workers, &[], sizes),
             templates: assemble::templates(sizes).expect("memory"),
+            defence: Default::default(),
             stop: AtomicBool::new(false),
             connections_capacity: sizes.connections as u64,
         });

@@ -1213,3 +1213,33 @@ fn the_upper_threshold_of_a_one_packet_service_is_one_of_sessions() {
     );
     bed.check_counts();
 }
+
+#[test]
+fn replies_are_told_from_requests_where_a_marks_rule_fits_both() {
+    let marked = ServiceDef {
+        kind: ServiceKind::Mark {
+            af: Af::V4,
+            mark: 7,
+        },
+        ..service(proto::UDP, VPN, three())
+    };
+    let setup = Setup {
+        marks: vec![MarkRule {
+            mark: 7,
+            proto: Some(proto::UDP),
+            ..MarkRule::default()
+        }],
+        ..setup(vec![marked])
+    };
+    for workers in [1, 2, 4] {
+        let mut bed = Bed::with(&setup, workers);
+        for n in 0..40 {
+            let server = bed.datagram(client(n), "198.51.100.7:9000", b"?");
+            let reply = from_server(&server.ip().to_string()).udp(server, client(n), b"!");
+            let out = bed.server(&reply);
+            assert_eq!(ends(&out[0].1).0, at("198.51.100.7:9000"));
+        }
+        assert_eq!(bed.bed.connections().len(), 40);
+        bed.check_counts();
+    }
+}

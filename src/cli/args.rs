@@ -359,6 +359,8 @@ pub enum ShowWhat {
     Workers,
     /// Ports: link and counters
     Ports,
+    /// Settings that LVS has as sysctls, and which defences are in force
+    Ipvs,
     /// Dropped packets by reason
     Drops {
         /// Also reasons that never happened
@@ -376,7 +378,8 @@ pub enum ShowWhat {
     polder set service sip persistence netmask 0.0.0.0\n  \
     polder set service sip engine sip\n  \
     polder set service vpn engine payload --offset 1 --length 8\n  \
-    polder set service sip one-packet on\n\n\
+    polder set service sip one-packet on\n  \
+    polder set ipvs drop_packet 3   one in am_droprate of the packets that need a server\n\n\
     It lasts until a restart; a reload keeps it unless the file changed for that setting.")]
 pub struct SetArgs {
     /// What to change.
@@ -407,6 +410,13 @@ pub enum SetWhat {
         /// What of it
         #[command(subcommand)]
         to: SetService,
+    },
+    /// A setting that LVS has as a sysctl
+    Ipvs {
+        /// Its name, as `polder show ipvs` lists it
+        name: String,
+        /// Its value; on and off of a switch
+        value: String,
     },
 }
 

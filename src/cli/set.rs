@@ -32,8 +32,25 @@ pub fn run(args: &SetArgs, out: &mut dyn Write) -> Result<(), Failure> {
             let answer = client.request(&Method::PATCH, &path, body.into())?;
             typed::<api::ServiceUpdated>(answer)?.message
         }
+        SetWhat::Ipvs { name, value } => {
+            let update = api::IpvsUpdate([(name.clone(), ipvs_value(value)?)].into());
+            let body = serde_json::to_vec(&update).map_err(|e| e.to_string())?;
+            let answer = client.request(&Method::PATCH, "/v1/ipvs", body.into())?;
+            typed::<api::IpvsUpdated>(answer)?.message
+        }
     };
     super::print(out, &(message + "\n"))
+}
+
+/// A setting's value as people write it.
+fn ipvs_value(text: &str) -> Result<api::IpvsValue, Failure> {
+    match text {
+        "on" | "true" => Ok(api::IpvsValue::Switch(true)),
+        "off" | "false" => Ok(api::IpvsValue::Switch(false)),
+        number => number.parse().map(api::IpvsValue::Number).map_err(|_| {
+            Failure::Failed(format!("`{number}` is no value: give a number, on or off"))
+        }),
+    }
 }
 
 fn server_update(to: &SetServer) -> api::ServerUpdate {

@@ -45,6 +45,7 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<(), Failure> {
         }
         ShowWhat::Workers => table::workers(&typed(client.get(path(&args.what))?)?),
         ShowWhat::Ports => table::ports(&typed::<api::Ports>(client.get(path(&args.what))?)?.ports),
+        ShowWhat::Ipvs => table::ipvs(&typed(client.get(path(&args.what))?)?),
         ShowWhat::Drops { all } => table::drops(
             &typed::<api::Drops>(client.get(path(&args.what))?)?.drops,
             *all,
@@ -63,6 +64,7 @@ fn path(what: &ShowWhat) -> &'static str {
         ShowWhat::Neighbours => "/v1/neighbours",
         ShowWhat::Workers => "/v1/workers",
         ShowWhat::Ports => "/v1/ports",
+        ShowWhat::Ipvs => "/v1/ipvs",
         ShowWhat::Drops { .. } => "/v1/drops",
     }
 }

@@ -366,6 +366,32 @@ pub fn drops(drops: &[api::Drop], all: bool) -> String {
     columns(&["Reason", "Packets", "Meaning"], rows)
 }
 
+/// Settings that LVS has as sysctls, then what the defences do.
+#[must_use]
+pub fn ipvs(ipvs: &api::Ipvs) -> String {
+    let row = |s: &api::IpvsSetting| {
+        let active = match s.active {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "-",
+        };
+        let set = if s.overridden { "set at run time" } else { "" };
+        let row = [s.name.as_str(), &s.value.to_string(), active, set];
+        row.map(str::to_owned).to_vec()
+    };
+    let rows = ipvs.settings.iter().map(row).collect();
+    let mut out = columns(&["Name", "Value", "Active", ""], rows);
+    line!(out, "");
+    line!(out, "Free entries         {}", ipvs.free_entries);
+    match ipvs.drop_rate {
+        0 => line!(out, "Packets dropped      none"),
+        rate => line!(out, "Packets dropped      1 in {rate} that need a server"),
+    }
+    line!(out, "Connections dropped  {}", ipvs.dropped_connections);
+    line!(out, "Templates dropped    {}", ipvs.dropped_templates);
+    out
+}
+
 /// What a reload changed.
 #[must_use]
 pub fn reloaded(r: &api::Reloaded) -> String {

@@ -422,6 +422,57 @@ Reloaded.
 }
 
 #[test]
+fn settings_of_lvs_are_set_kept_over_a_reload_and_shown() {
+    let plane = plane(1);
+    let (manager, file) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let set = |line: &str| run(&socket.path, line).expect("set");
+    assert_eq!(
+        set("set ipvs drop_packet 3"),
+        "ipvs: drop_packet 0 -> 3 (at run time only: a restart takes what the file says)\n"
+    );
+    set("set ipvs pmtu_disc off");
+    assert_eq!(plane.defence.active.get().drop_rate, 10, "at once");
+    write(&file, web_and_sip());
+    let said = run(&socket.path, "reload").expect("reloads");
+    assert!(said.contains("ipvs keeps drop_packet 3"), "{said}");
+    assert_eq!(
+        run(&socket.path, "show ipvs").expect("shows"),
+        "\
+Name                       Value  Active
+drop_entry                 0      no
+drop_packet                3      yes     set at run time
+secure_tcp                 0      no
+am_droprate                10     -
+amemthresh                 0      -
+expire_quiescent_template  0      -
+nat_icmp_send              0      -
+schedule_icmp              0      -
+pmtu_disc                  0      -       set at run time
+conn_reuse_mode            1      -
+expire_nodest_conn         0      -
+sloppy_tcp                 0      -
+sloppy_sctp                0      -
+
+Free entries         1000
+Packets dropped      1 in 10 that need a server
+Connections dropped  0
+Templates dropped    0
+"
+    );
+    for (line, said) in [
+        ("set ipvs drop_packet 4", "`drop_packet` is 0 to 3, not 4"),
+        ("set ipvs drop_pakcet 1", "did you mean `drop_packet`?"),
+        ("set ipvs drop_packet much", "`much` is no value"),
+    ] {
+        let failed = failure(&socket.path, line);
+        assert!(failed.contains(said), "{line}: {failed}");
+    }
+    set("set ipvs drop_packet 0");
+    assert_eq!(plane.defence.active.get().drop_rate, 0);
+}
+
+#[test]
 fn an_appliance_that_does_not_run_is_a_sentence() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let said = failure(&dir.path().join("none"), "show services");

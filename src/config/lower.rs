@@ -13,6 +13,7 @@ use super::model::{
     Service, State, Timeouts, Unit,
 };
 use super::values::{Cidr, HexBytes, Netmask, PortRange, Size};
+use crate::forward::defence::{Mode, Sysctls};
 use crate::forward::defs::{
     self, Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind, Switches,
 };
@@ -227,8 +228,30 @@ fn setup(config: &Config) -> Result<Setup, LowerError> {
             conn_reuse_mode: config.ipvs.conn_reuse_mode,
             expire_nodest_conn: config.ipvs.expire_nodest_conn,
         },
+        sysctls: sysctls(config),
     })
 }
+
+fn sysctls(config: &Config) -> Sysctls {
+    let ipvs = &config.ipvs;
+    let mode = |number: u8| Mode::of(number.into()).unwrap_or_default();
+    Sysctls {
+        drop_entry: mode(ipvs.drop_entry),
+        drop_packet: mode(ipvs.drop_packet),
+        secure_tcp: mode(ipvs.secure_tcp),
+        am_droprate: ipvs.am_droprate,
+        amemthresh: ipvs
+            .amemthresh
+            .map_or(config.limits.connections.0 / AMEMTHRESH_SHARE, |n| n.0),
+        nat_icmp_send: ipvs.nat_icmp_send,
+        schedule_icmp: ipvs.schedule_icmp,
+        pmtu_disc: ipvs.pmtu_disc,
+    }
+}
+
+/// Memory is low by default when less than one in so many connections is free. Of the default million that is as much as
+/// IPVS's 1,024 pages of 4 KiB hold.
+const AMEMTHRESH_SHARE: u64 = 16;
 
 fn port(port: &Port) -> PortDef {
     let prefix = |cidr: &Cidr| -> Prefix { cidr.0 };
@@ -284,6 +307,7 @@ pub fn service(service: &Service) -> Result<ServiceDef, LowerError> {
             model::OnServerDown::Drop => OnServerDown::Drop,
             model::OnServerDown::Keep => OnServerDown::Keep,
         }),
+        new_connections_per_second: service.new_connections_per_second,
         servers: service
             .servers
             .iter()

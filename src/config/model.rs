@@ -132,6 +132,28 @@ pub struct Ipvs {
     pub conn_reuse_mode: u32,
     /// Whether TCP and SCTP connections end with their next packet when their server is down or removed, for services without `on_server_down`, and any connection with a SYN or INIT when the weight of its server is 0; default false.
     pub expire_nodest_conn: bool,
+    /// Whether connections that are worth little are ended, a 32nd of the table each second: half-open ones, idle ones of few packets; 0 never, 1 or 2 while memory is low (see `amemthresh`), 3 always; default 0.
+    #[schemars(range(min = 0, max = 3))]
+    pub drop_entry: u8,
+    /// Whether packets that need a server are dropped: one in `amemthresh` / (`amemthresh` - free entries) while memory is low, one in `am_droprate` with 3; 0 never, 1 or 2 while memory is low, 3 always; default 0.
+    #[schemars(range(min = 0, max = 3))]
+    pub drop_packet: u8,
+    /// Whether TCP connections count as established only when their server has sent more than its SYN-ACK; 0 never, 1 or 2 while memory is low, 3 always; default 0.
+    #[schemars(range(min = 0, max = 3))]
+    pub secure_tcp: u8,
+    /// Of how many packets that need a server `drop_packet: 3` drops one; default 10, 1 to 4294967295, 1 drops all.
+    #[schemars(range(min = 1, max = 4_294_967_295_i64))]
+    pub am_droprate: u32,
+    /// Free connection entries of all workers, by the fullest table, below which memory is low; default a sixteenth of `limits.connections`, 0 (never) to 256M.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-range" = "0 to 256M"))]
+    pub amemthresh: Option<Size>,
+    /// Whether a masqueraded server's packet of no connection is answered with ICMP port unreachable and dropped; default false: it is the kernel's.
+    pub nat_icmp_send: bool,
+    /// Whether an ICMP error about a packet of no connection makes one, so that it reaches a server; default false: it is the kernel's.
+    pub schedule_icmp: bool,
+    /// Whether the don't-fragment bit of packets that enter an IPv4 tunnel is heeded and copied; default true. `false` fragments the tunnel's packets instead.
+    pub pmtu_disc: bool,
 }
 
 impl Default for Ipvs {
@@ -143,6 +165,14 @@ impl Default for Ipvs {
             sloppy_sctp: s.sloppy_sctp,
             conn_reuse_mode: s.conn_reuse_mode,
             expire_nodest_conn: s.expire_nodest_conn,
+            drop_entry: 0,
+            drop_packet: 0,
+            secure_tcp: 0,
+            am_droprate: 10,
+            amemthresh: None,
+            nat_icmp_send: false,
+            schedule_icmp: false,
+            pmtu_disc: true,
         }
     }
 }
@@ -287,6 +317,10 @@ pub struct Service {
     /// What becomes of connections and sessions whose server is down, removed or in maintenance; default reschedule, but drop for established TCP and SCTP connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_server_down: Option<OnServerDown>,
+    /// Connections that may be made in a second, shared evenly by the workers; flows beyond go to a server by the hash of their client's address and port and are not remembered, those for a `masq` server and of a service with `persistence` or `payload_key` are dropped; default 0 (no limit), 0 to 4294967295.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
+    pub new_connections_per_second: u32,
     /// The real servers, in the order in which `ipvsadm -a` would add them; default none.
     #[serde(default)]
     pub servers: List<Server>,

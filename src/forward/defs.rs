@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::defence::Sysctls;
 use crate::net::tunnel::Tunnel;
 use crate::net::{Af, Family, FlowKey, Mac, V4, V6};
 use crate::persist::{Engine, PayloadKey};
@@ -296,6 +297,9 @@ pub struct ServiceDef {
     /// What becomes of connections when their server goes; `None` is [`OnServerDown::Reschedule`], but for established
     /// TCP and SCTP connections [`OnServerDown::Drop`], unless [`Switches::expire_nodest_conn`] is set.
     pub on_server_down: Option<OnServerDown>,
+    /// Connections of all workers together that may be made in a second; flows beyond are placed by hash and not
+    /// remembered. 0 for no limit.
+    pub new_connections_per_second: u32,
     /// Real servers in the operator's order (the data path walks them newest first).
     pub servers: Vec<DestDef>,
 }
@@ -436,6 +440,8 @@ pub struct Setup {
     pub expire_quiescent_template: bool,
     /// Further switches.
     pub switches: Switches,
+    /// Settings that LVS has as sysctls.
+    pub sysctls: Sysctls,
     /// Timeouts.
     pub timeouts: Timeouts,
 }

@@ -10,6 +10,7 @@
 mod ahead;
 mod choice;
 mod datagram;
+mod defence;
 mod errors;
 mod ipsec;
 mod one_packet;
@@ -20,6 +21,7 @@ mod tunnelled;
 
 use std::sync::Arc;
 
+use super::defence::Active;
 use super::defs::{OnServerDown, PortId};
 use super::fib::Egress;
 use super::snapshot::{FTP, FamilyIndex, Service, Services, Snapshot};
@@ -96,6 +98,8 @@ pub struct Context<'a> {
     pub snapshot: &'a Snapshot,
     /// Templates of all workers.
     pub templates: &'a Templates,
+    /// Defences that are in force.
+    pub defence: Active,
     /// Counters of this worker.
     pub counters: &'a WorkerCounters,
     /// Port the frames came in by.
@@ -157,6 +161,8 @@ pub struct DirectorConfig {
     pub connections4: usize,
     /// IPv6 connections of this worker.
     pub connections6: usize,
+    /// Slots of services.
+    pub services: usize,
     /// Secret of this worker's tables.
     pub table_key: HashKey,
     /// Secret of ownership; the same for all workers.
@@ -176,6 +182,7 @@ pub struct Director {
     icmp_refilled: Tick,
     /// What was done to the first fragment of the datagram that is being worked on.
     applied: Option<Applied>,
+    guard: defence::Guard,
 }
 
 type Hits = [Option<Hit>; BURST];
@@ -195,6 +202,7 @@ impl Director {
             icmp_tokens: outgoing::ICMP_PER_SECOND,
             icmp_refilled: Tick(0),
             applied: None,
+            guard: defence::Guard::new(config.services),
         })
     }
 
@@ -398,7 +406,14 @@ impl Director {
                 // Nothing of it is any worker's own.
                 return self.one_packet(cx, p, service, mark, sink);
             }
-            if let Some(other) = self.other_owner::<F>(cx, flow.src, flow.src_port, flow.proto) {
+            // A mark's rule may fit both directions. What may be a reply is looked up as one first.
+            let answers = service.mark() != 0 && index.is_dest(flow.src, flow.src_port, flow.proto);
+            let (client, port) = if answers {
+                (flow.dst, flow.dst_port)
+            } else {
+                (flow.src, flow.src_port)
+            };
+            if let Some(other) = self.other_owner::<F>(cx, client, port, flow.proto) {
                 return Verdict::HandOver(other);
             }
             return self.schedule(cx, p, service, mark, sink);
@@ -406,10 +421,15 @@ impl Director {
         if let Some(id) = index.initiator(flow.src, flow.src_port, flow.proto) {
             return self.server_speaks(cx, p, id, sink);
         }
-        if index.is_dest(flow.src, flow.src_port, flow.proto)
-            && let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto)
-        {
-            return Verdict::HandOver(other);
+        if index.is_dest(flow.src, flow.src_port, flow.proto) {
+            if let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto) {
+                return Verdict::HandOver(other);
+            }
+            if cx.snapshot.services.sysctls.nat_icmp_send && p.ip.tcp_flags & tcp_flags::RST == 0 {
+                // Specification §2.6: the server learns that nobody waits for this.
+                self.answer(cx, p, IcmpError::PortUnreachable, None, sink);
+                return Verdict::Drop(DropReason::NoConnection);
+            }
         }
         Verdict::Punt
     }
@@ -456,8 +476,13 @@ impl Director {
             proto::SCTP => p.no_association(cx),
             _ => None,
         };
-        if verdict.is_some() {
-            verdict
+        verdict.or_else(|| Self::misplaced(ip))
+    }
+
+    /// What keeps a packet from being any service's.
+    fn misplaced<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
+        if !ip.l4_whole {
+            Some(Verdict::Drop(DropReason::L4Short))
         } else if !is_valid_source::<F>(ip.flow.src) {
             Some(Verdict::Drop(DropReason::IpSource))
         } else if ip.flow.src_port == FTP_DATA {
@@ -476,8 +501,23 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        let limit = service.def.new_connections_per_second != 0;
+        let sctp = p.ip.flow.proto == proto::SCTP;
+        if limit
+            && !sctp
+            && let Some(verdict) = self.limited(cx, p, service, mark, sink)
+        {
+            return verdict;
+        }
         if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
+        }
+        if limit && sctp && !self.take(cx, service) {
+            // What follows an INIT tells nothing by which a server could be found again.
+            return self.overload(cx, service);
+        }
+        if self.throttled(cx, service.id) {
+            return Verdict::Drop(DropReason::Overload);
         }
         let chosen = match self.choose(cx, p, service, mark, choice::Use::Connection) {
             Ok(chosen) => chosen,
@@ -496,11 +536,28 @@ impl Director {
         chosen: &Chosen<'_>,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        match self.make::<F>(cx, &p.ip.flow, service, mark, chosen) {
+            Ok(index) => {
+                self.take_session::<F, B>(cx, index, sink);
+                self.serve(cx, p, index, chosen.dest, sink)
+            }
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Makes the connection of a client's flow whose server is chosen.
+    fn make<F: Side>(
+        &mut self,
+        cx: &Context<'_>,
+        flow: &FlowKey<F>,
+        service: &Service,
+        mark: u32,
+        chosen: &Chosen<'_>,
+    ) -> Result<ConnIdx, DropReason> {
         let dest = chosen.dest;
         if !chosen.counted {
             dest.bind_unchecked();
         }
-        let flow = p.ip.flow;
         let ends = Ends {
             proto: flow.proto,
             caddr: flow.src,
@@ -510,13 +567,7 @@ impl Director {
             daddr: F::from_ip(dest.addr).unwrap_or_default(),
             dport: server_port(service, dest, flow.dst_port),
         };
-        match self.insert::<F>(cx, &ends, service, mark, chosen) {
-            Ok(index) => {
-                self.take_session::<F, B>(cx, index, sink);
-                self.serve(cx, p, index, dest, sink)
-            }
-            Err(reason) => Verdict::Drop(reason),
-        }
+        self.insert::<F>(cx, &ends, service, mark, chosen)
     }
 
     /// What becomes of a packet for which no server was chosen.
@@ -649,7 +700,11 @@ impl Director {
         let proto = conn.proto();
         let step = match proto {
             proto::TCP if p.ip.l4_whole => Some(tcp_step(
-                TcpTable::Normal,
+                if cx.defence.secure_tcp {
+                    TcpTable::Secure
+                } else {
+                    TcpTable::Normal
+                },
                 direction,
                 p.ip.tcp_flags,
                 conn.state,

@@ -1,5 +1,6 @@
 //! What happens to a packet: the published configuration, the way out, and the director that decides and rewrites.
 
+pub mod defence;
 pub mod defs;
 pub mod director;
 pub mod exception;

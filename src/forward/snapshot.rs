@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::defence::Sysctls;
 use super::defs::{
     DestDef, MarkRule, PortDef, PortId, ServiceDef, ServiceKind, Setup, Switches, Timeouts,
 };
@@ -17,7 +18,7 @@ use crate::net::packet::proto;
 use crate::net::tunnel::{Tunnel, TunnelKind};
 use crate::net::{Af, Family, FlowKey, Tick};
 use crate::persist::PayloadKey;
-use crate::sched::{Build, SchedState, Scheduler};
+use crate::sched::{Build, SchedState, Scheduler, Spread};
 use crate::table::{
     AdminState, Dest, DestId, DestShared, Method, ServiceId, StateTimeouts, Thresholds,
 };
@@ -35,6 +36,8 @@ pub struct Service {
     pub dests: Vec<Arc<Dest>>,
     /// Chooses among `dests`.
     pub scheduler: Box<dyn Scheduler>,
+    /// Chooses the servers of flows that are not remembered, where there may be such.
+    pub spread: Option<Arc<Spread>>,
     /// A new template's time, in ticks; 0 when the service is not persistent.
     pub template_timeout: u32,
     /// Real servers by the id that QUIC connection IDs carry, as indices into `dests`.
@@ -101,6 +104,32 @@ fn timeout_ticks(t: &Timeouts) -> StateTimeouts {
         tcp: tcp.map(Tick::ticks),
         sctp: sctp.map(Tick::ticks),
         udp: Tick::ticks(t.udp),
+    }
+}
+
+/// The table of flows that are not remembered, for a service that may have such; that of the snapshot before where the
+/// servers in it are the same.
+fn spread(
+    def: &ServiceDef,
+    dests: &[Arc<Dest>],
+    before: Option<&Arc<Service>>,
+    seed: u64,
+) -> Option<Arc<Spread>> {
+    let forgets = def.new_connections_per_second != 0
+        && def.persistence.is_none()
+        && def.payload_key.is_none()
+        && !def.one_packet
+        && dests.iter().any(|d| d.method != Method::Masq);
+    if !forgets {
+        return None;
+    }
+    let same = |old: &Arc<Service>| {
+        let ends = |d: &Arc<Dest>| (d.addr, d.port, d.serving(), d.weight);
+        old.def.hash_key == def.hash_key && old.dests.iter().map(ends).eq(dests.iter().map(ends))
+    };
+    match before.filter(|old| old.spread.is_some() && same(old)) {
+        Some(old) => old.spread.clone(),
+        None => Spread::build(dests, seed).map(Arc::new),
     }
 }
 
@@ -289,6 +318,8 @@ pub struct Services {
     pub expire_quiescent_template: bool,
     /// Further switches.
     pub switches: Switches,
+    /// Settings that LVS has as sysctls.
+    pub sysctls: Sysctls,
     /// Slots in the configuration's order, for listings.
     pub order: Vec<ServiceId>,
 }
@@ -494,6 +525,7 @@ impl Registry {
             timeouts: timeout_ticks(&setup.timeouts),
             expire_quiescent_template: setup.expire_quiescent_template,
             switches: setup.switches,
+            sysctls: setup.sysctls.clone(),
             order: Vec::new(),
         };
         out.v4.set_marks(&setup.marks);
@@ -642,6 +674,7 @@ impl Registry {
             message: e.to_string(),
         })?;
         slot.previous.clone_from(&dests);
+        let spread = spread(def, &dests, before, def.hash_key.unwrap_or(self.seed));
         let ids = def.servers.iter().rev().map(|s| s.quic_server_id.clone());
         let quic_servers = match def.payload_key {
             Some(PayloadKey::Quic(_)) => ids.zip(0..).filter(|(id, _)| !id.is_empty()).collect(),
@@ -659,6 +692,7 @@ impl Registry {
             def: def.clone(),
             dests,
             scheduler,
+            spread,
         })
     }
 

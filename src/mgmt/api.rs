@@ -44,6 +44,9 @@ pub struct Rejected {
     /// The persistence engine found no key, and the service says drop.
     #[serde(default)]
     pub no_key: u64,
+    /// The overload defences refused it.
+    #[serde(default)]
+    pub overload: u64,
 }
 
 /// What keeps a service's clients on their servers.
@@ -159,12 +162,67 @@ pub struct Service {
     /// Sessions of payload keys.
     #[serde(default)]
     pub sessions: Sessions,
+    /// New flows that were placed by hash and not remembered.
+    #[serde(default)]
+    pub unremembered: u64,
     /// Active connections now.
     pub active: u64,
     /// Inactive connections now.
     pub inactive: u64,
     /// Real servers in the configuration's order, then removed ones that still have connections or templates.
     pub servers: Vec<Server>,
+}
+
+/// Answer to `GET /v1/ipvs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipvs {
+    /// The settings.
+    pub settings: Vec<IpvsSetting>,
+    /// Of how many packets that need a server one is dropped now; 0 for none.
+    pub drop_rate: u32,
+    /// Free connection entries of all workers, as `amemthresh` counts them.
+    pub free_entries: u64,
+    /// Connections that `drop_entry` ended.
+    pub dropped_connections: u64,
+    /// Templates that `drop_entry` ended.
+    pub dropped_templates: u64,
+}
+
+/// A setting that LVS has as a sysctl.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsSetting {
+    /// Its name.
+    pub name: String,
+    /// Its value; 0 and 1 of a switch. An automatic mode is 2 while it is in force, 1 else.
+    pub value: u64,
+    /// Whether the defence is in force now; `null` for what is none.
+    pub active: Option<bool>,
+    /// It was set at run time and differs from the file.
+    pub overridden: bool,
+}
+
+/// Body of `PATCH /v1/ipvs`: settings by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IpvsUpdate(pub std::collections::BTreeMap<String, IpvsValue>);
+
+/// A setting's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IpvsValue {
+    /// A number.
+    Number(u64),
+    /// A switch.
+    Switch(bool),
+}
+
+/// Answer to `PATCH /v1/ipvs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsUpdated {
+    /// What was done, for people.
+    pub message: String,
+    /// All settings afterwards.
+    pub ipvs: Ipvs,
 }
 
 /// Answer to `GET /v1/servers`.

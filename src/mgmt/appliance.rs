@@ -28,7 +28,7 @@ use crate::forward::{PortId, Prefix, Snapshot, Way};
 use crate::io::PacketIo;
 use crate::net::{Mac, PacketBuf, Tick};
 use crate::worker::assemble::{self, PortParts, Sizes};
-use crate::worker::{Plane, Ring, Worker};
+use crate::worker::{Defence, Plane, Ring, Worker};
 
 /// How often the management core looks at the rings of the exception path. The kernel's answers are late by so much.
 const PUMP: Duration = Duration::from_millis(1);
@@ -197,6 +197,7 @@ async fn run_here<I: PacketIo + 'static>(
         workers: assemble::shared(cores.len(), &cores, &sizes),
         templates: assemble::templates(&sizes).map_err(RunError::Tables)?,
         stop: AtomicBool::new(false),
+        defence: Defence::default(),
         connections_capacity: sizes.connections as u64,
     });
     let manager = Manager::new(

@@ -31,7 +31,7 @@ use crate::table::ServiceId;
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 14] = [
+const ENDPOINTS: [&str; 16] = [
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",
@@ -41,10 +41,12 @@ const ENDPOINTS: [&str; 14] = [
     "GET /v1/workers",
     "GET /v1/ports",
     "GET /v1/drops",
+    "GET /v1/ipvs",
     "POST /v1/reload",
     "PUT /v1/servers/{service}/{server} {\"weight\": N}",
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
     "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
+    "PATCH /v1/ipvs {\"NAME\": N}",
     "GET /v1",
 ];
 
@@ -120,6 +122,7 @@ pub fn router(manager: Shared) -> Router {
         .route("/v1/workers", get(workers))
         .route("/v1/ports", get(ports))
         .route("/v1/drops", get(drops))
+        .route("/v1/ipvs", get(ipvs).patch(update_ipvs).put(update_ipvs))
         .route("/v1/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -279,6 +282,24 @@ async fn update_service(
         ))
     })?;
     app.manager().edit_service(&service, &update).map(Json)
+}
+
+async fn ipvs(State(app): State<App>) -> Json<api::Ipvs> {
+    Json(app.manager().ipvs())
+}
+
+async fn update_ipvs(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::IpvsUpdated>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let update: api::IpvsUpdate = serde_json::from_slice(&body).map_err(|e| {
+        bad(format!(
+            "the body must be {{\"NAME\": N}} with names of GET /v1/ipvs: {e}"
+        ))
+    })?;
+    app.manager().edit_ipvs(&update).map(Json)
 }
 
 async fn update(

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::api::{self, Error, ErrorKind, PortStatus, Reloaded};
+use super::ipvs;
 use super::names;
 use super::reload::{self, Fixed};
 use super::sessions;
@@ -40,6 +41,9 @@ pub type Loader = Box<dyn Fn() -> Result<Loaded, Vec<String>> + Send>;
 
 /// Tells every port's state and counters, in the configuration's order.
 pub type PortStatsSource = Box<dyn Fn() -> Vec<PortStatus> + Send>;
+
+/// How often the defences are judged (specification §2.9).
+const JUDGING: Duration = Duration::from_secs(1);
 
 /// The manager as the management core's tasks share it.
 pub type Shared = Arc<Mutex<Manager>>;
@@ -128,6 +132,8 @@ pub struct Manager {
     pub(super) baselines: Baselines,
     pub(super) reload: ReloadState,
     pub(super) watch: Watch,
+    /// When the defences were judged last.
+    judged: Instant,
 }
 
 impl fmt::Debug for Manager {
@@ -202,6 +208,7 @@ impl Manager {
                 success_at: unix_seconds(unix),
             },
             watch: Watch::new(&plane.workers, now),
+            judged: now,
             plane,
         };
         manager
@@ -258,6 +265,7 @@ impl Manager {
         self.setup = setup;
         self.publish_fib();
         self.history.push((self.generation, self.built));
+        self.plane.judge();
         Ok(())
     }
 
@@ -331,7 +339,14 @@ impl Manager {
     pub fn tick(&mut self, now: Instant) {
         self.reap();
         self.watch.observe(&self.plane.workers, now);
-        self.plane.sweep_templates(self.plane.now());
+        let ticks = self.plane.now();
+        if now.duration_since(self.judged) >= JUDGING {
+            self.judged = now;
+            if self.plane.judge().drop_entry {
+                self.plane.drop_templates(ticks);
+            }
+        }
+        self.plane.sweep_templates(ticks);
     }
 
     /// Frees replaced snapshots that no worker has any more.
@@ -519,6 +534,26 @@ impl Manager {
         Ok(api::ServiceUpdated {
             message: format!("{}: {} ({lasts})", service.name, done.join(", ")),
             service,
+        })
+    }
+
+    /// Changes settings that LVS has as sysctls at run time, all of `update` at once.
+    ///
+    /// # Errors
+    /// No such setting, or it can't have that value.
+    pub fn edit_ipvs(&mut self, update: &api::IpvsUpdate) -> Result<api::IpvsUpdated, Error> {
+        let refused = |why: String| Error::new(ErrorKind::Invalid, why);
+        let mut setup = self.setup.clone();
+        let done = ipvs::apply(&mut setup, update).map_err(refused)?;
+        if setup != self.setup {
+            self.publish(setup).map_err(|e| refused(e.to_string()))?;
+        }
+        let ipvs = self.ipvs();
+        let named = |s: &api::IpvsSetting| update.0.contains_key(&s.name) && s.overridden;
+        let lasts = lasts(ipvs.settings.iter().any(named));
+        Ok(api::IpvsUpdated {
+            message: format!("ipvs: {} ({lasts})", done.join(", ")),
+            ipvs,
         })
     }
 

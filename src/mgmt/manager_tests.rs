@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::api::{ErrorKind, PersistenceUpdate, ServiceUpdate};
 use super::manager::{Loaded, Manager};
 use super::testkit::*;
+use crate::forward::defence::{Active, Mode, Sysctls};
 use crate::forward::defs::MarkRule;
 use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Way};
 use crate::net::Mac;
@@ -628,4 +629,43 @@ fn a_removed_server_is_listed_while_it_has_templates() {
     let gone = &servers[1];
     assert_eq!((gone.name.as_str(), gone.persistent), ("10.0.0.2:5060", 1));
     assert!(gone.removed);
+}
+
+#[test]
+fn defences_are_judged_once_a_second_by_the_fullest_table() {
+    let plane = plane(2);
+    let mut setup = web_and_sip();
+    setup.sysctls = Sysctls {
+        drop_packet: Mode::Automatic,
+        secure_tcp: Mode::Automatic,
+        amemthresh: 100,
+        ..Sysctls::default()
+    };
+    let (mut manager, _) = manager_of(&plane, setup);
+    let start = Instant::now();
+    manager.tick(start);
+    let quiet = Active::default();
+    assert_eq!(plane.defence.active.get(), quiet);
+    plane.workers[1].counters.fill.set((1 << 32) / 20 * 19);
+    assert_eq!(plane.free_entries(), 50, "of 1000, by the fuller worker");
+    manager.tick(start + Duration::from_millis(500));
+    assert_eq!(plane.defence.active.get(), quiet, "not yet");
+    manager.tick(start + Duration::from_millis(1100));
+    let busy = Active {
+        drop_rate: 2,
+        drop_entry: false,
+        secure_tcp: true,
+    };
+    assert_eq!(plane.defence.active.get(), busy);
+    let listed = manager.ipvs();
+    let secure = listed.settings.iter().find(|s| s.name == "secure_tcp");
+    let secure = secure.expect("listed");
+    assert_eq!(
+        (secure.value, secure.active),
+        (2, Some(true)),
+        "as LVS lists it"
+    );
+    plane.workers[1].counters.fill.set(0);
+    manager.tick(start + Duration::from_millis(2200));
+    assert_eq!(plane.defence.active.get(), quiet);
 }

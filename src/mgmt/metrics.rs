@@ -159,13 +159,18 @@ static FAMILIES: &[Family] = families! {
     "polder_service_connections_rejected_total" Counter ["service", "reason"] Service
         "New connections refused: no_server, no real server was available; table_full, the connection table was full; \
          template_table_full, the template table or the service's or client's share of it was; no_key, the persistence \
-         engine found no key."
+         engine found no key; overload, the overload \
+         defences refused it."
         |s, o| for x in &s.services {
             o.add(&[&x.name, "no_server"], x.rejected.no_server as f64);
             o.add(&[&x.name, "table_full"], x.rejected.table_full as f64);
             o.add(&[&x.name, "template_table_full"], x.rejected.template_table_full as f64);
             o.add(&[&x.name, "no_key"], x.rejected.no_key as f64);
+            o.add(&[&x.name, "overload"], x.rejected.overload as f64);
         };
+    "polder_service_flows_unremembered_total" Counter ["service"] Service
+        "New flows above new_connections_per_second that were placed by hash and not remembered: TCP SYNs, UDP packets."
+        |s, o| o.per_service(s, |x| x.unremembered);
     "polder_service_templates" Gauge ["service"] Service
         "Persistence templates now."
         |s, o| o.per_service(s, |x| x.templates);
@@ -267,6 +272,26 @@ static FAMILIES: &[Family] = families! {
     "polder_connections_expired_total" Counter [] Service
         "Connections that ended by timeout."
         |s, o| o.sum(s, |w| w.expired);
+
+    "polder_connections_free" Gauge [] Service
+        "Connections that can still be made, by the fullest table: what ipvs.amemthresh is compared with."
+        |s, o| o.add(&[], s.ipvs.free_entries as f64);
+    "polder_defence_active" Gauge ["kind"] Service
+        "1 while a defence is in force: drop_entry, drop_packet, secure_tcp."
+        |s, o| for x in &s.ipvs.settings {
+            if let Some(active) = x.active {
+                o.add(&[&x.name], f64::from(u8::from(active)));
+            }
+        };
+    "polder_defence_drop_rate" Gauge [] Service
+        "Of how many packets that need a server drop_packet drops one now; 0 for none."
+        |s, o| o.add(&[], f64::from(s.ipvs.drop_rate));
+    "polder_defence_dropped_entries_total" Counter ["kind"] Service
+        "Entries that drop_entry ended: connection, template."
+        |s, o| {
+            o.add(&["connection"], s.ipvs.dropped_connections as f64);
+            o.add(&["template"], s.ipvs.dropped_templates as f64);
+        };
 
     "polder_templates" Gauge [] Service
         "Persistence templates now; those that have expired count until the next sweep."

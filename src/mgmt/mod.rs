@@ -7,6 +7,7 @@ pub mod appliance;
 mod bounded;
 mod conns;
 pub mod control;
+mod ipvs;
 pub mod kernel;
 pub mod manager;
 pub mod metrics;

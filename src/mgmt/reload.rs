@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::api::{Change, Changes, Reloaded};
-use super::{names, sessions};
+use super::{ipvs, names, sessions};
 use crate::forward::{DestDef, PortDef, ServiceDef, Setup};
 
 /// Values of the file that only a restart can change, by their path in it (`dpdk.cores`), as text.
@@ -153,7 +153,7 @@ pub fn same_server<'a>(service: &'a ServiceDef, like: &DestDef) -> Option<&'a De
 #[must_use]
 pub fn keep_overrides(file: &Setup, running: &Setup, new: &Setup) -> (Setup, Vec<String>) {
     let mut out = new.clone();
-    let mut kept = Vec::new();
+    let mut kept = ipvs::keep(file, running, &mut out);
     for s in &mut out.services {
         let (Some(before), Some(now)) = (same_service(file, s), same_service(running, s)) else {
             continue;
@@ -211,11 +211,7 @@ pub fn report(old: &Setup, new: &Setup) -> Reloaded {
         ("neighbours", old.neighbours != new.neighbours),
         ("timeouts", old.timeouts != new.timeouts),
         ("marks", old.marks != new.marks),
-        (
-            "ipvs",
-            old.expire_quiescent_template != new.expire_quiescent_template
-                || old.switches != new.switches,
-        ),
+        ("ipvs", ipvs::differ(old, new)),
     ];
     out.other = others
         .into_iter()
@@ -234,6 +230,12 @@ fn service_changed(a: &ServiceDef, b: &ServiceDef, out: &mut Changes) {
     let persistence = |s: &ServiceDef| sessions::describe(s.persistence.as_ref());
     differs(&mut what, "persistence", &persistence(a), &persistence(b));
     differs(&mut what, "one_packet", &a.one_packet, &b.one_packet);
+    differs(
+        &mut what,
+        "new_connections_per_second",
+        &a.new_connections_per_second,
+        &b.new_connections_per_second,
+    );
     let but_servers = |s: &ServiceDef| ServiceDef {
         servers: Vec::new(),
         ..s.clone()

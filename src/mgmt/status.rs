@@ -31,6 +31,8 @@ pub struct Status {
     pub workers: api::Workers,
     /// Drops by reason over all workers.
     pub drops: Vec<api::Drop>,
+    /// Settings that LVS has as sysctls, and which defences are in force.
+    pub ipvs: api::Ipvs,
     /// Ports.
     pub ports: Vec<api::PortStatus>,
 }
@@ -54,6 +56,7 @@ impl Manager {
             services: self.services().services,
             workers,
             drops,
+            ipvs: self.ipvs(),
             ports: self.ports().ports,
         }
     }
@@ -125,6 +128,7 @@ impl Manager {
                 table_full: totals.rejected_table_full,
                 template_table_full: totals.rejected_template_table_full,
                 no_key: totals.rejected_no_key,
+                overload: totals.rejected_overload,
             },
             templates: u64::from(self.plane.templates.in_service(s.id)),
             template_use: api::TemplateUse {
@@ -141,6 +145,7 @@ impl Manager {
                 rehome_lost: totals.rehome_lost,
                 untracked: totals.sessions_untracked,
             },
+            unremembered: totals.unremembered,
             active: sum(|d| d.active),
             inactive: sum(|d| d.inactive),
             servers,

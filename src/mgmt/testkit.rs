@@ -21,7 +21,7 @@ use crate::table::{
     AdminState, DestId, Method, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef,
     Templates,
 };
-use crate::worker::{Command, ConnRow, Plane, WorkerShared};
+use crate::worker::{Command, ConnRow, Defence, Plane, WorkerShared};
 
 /// Slots for services and servers in [`plane`].
 pub const SLOTS: (usize, usize) = (4, 8);
@@ -66,6 +66,7 @@ pub fn service(name: &str, at: &str, servers: &[&str]) -> ServiceDef {
         session_limits: (0, 0),
         hash_key: None,
         on_server_down: None,
+        new_connections_per_second: 0,
         servers: servers.iter().map(|s| server(s)).collect(),
     }
 }
@@ -105,6 +106,7 @@ pub fn plane(workers: usize) -> Arc<Plane> {
         workers: (0..workers).map(worker).collect(),
         templates: Templates::new(64, SLOTS.0, HashKey::from_seed(1)).expect("memory"),
         stop: AtomicBool::new(false),
+        defence: Defence::default(),
         connections_capacity: 1000,
     })
 }

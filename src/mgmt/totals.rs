@@ -37,7 +37,7 @@ totals! {
     ServiceTotals of ServiceCounters {
         packets_in, bytes_in, packets_out, bytes_out, connections, rejected_no_server, rejected_table_full,
         rejected_template_table_full, rejected_no_key, template_hits, template_misses, no_key_short, no_key_missing, no_key_long,
-        rehomed, rehome_lost, sessions_untracked,
+        rehomed, rehome_lost, sessions_untracked, rejected_overload, unremembered,
     }
 }
 

@@ -52,6 +52,7 @@ drop_reasons! {
     TableFull "table_full" "The connection table is full and nothing in it may be evicted.",
     TupleCollision "tuple_collision" "Another connection already uses the same client and server ports on this server.",
     DestUnavailable "dest_unavailable" "The connection's real server was removed or is down, and the service says drop.",
+    NoConnection "no_connection" "A real server's packet of no connection; the server was told, as `ipvs.nat_icmp_send` says.",
     Fragment "fragment" "A fragment that can't be put together.",
     FragmentOverlap "fragment_overlap" "Fragments of one datagram overlap.",
     FragmentTiny "fragment_tiny" "A first fragment without its whole transport header, or a later one that begins within it.",

@@ -64,7 +64,7 @@ struct Walk {
 }
 
 /// Fills a table of `size` slots; all empty when no server ever had a weight.
-fn populate(dests: &[Arc<Dest>], size: u32) -> Vec<u16> {
+pub(super) fn populate(dests: &[Arc<Dest>], size: u32) -> Vec<u16> {
     let mut table = vec![NONE; size as usize];
     let mut walks = walks(dests, size);
     if walks.is_empty() {

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::net::Tick;
 use crate::table::Dest;
 
+pub use spread::Spread;
+
 mod cache;
 mod hash;
 mod load;
@@ -34,6 +36,7 @@ mod ovf;
 mod rr;
 mod sed;
 mod sh;
+mod spread;
 mod twos;
 mod wlc;
 mod wrr;

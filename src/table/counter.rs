@@ -66,6 +66,10 @@ pub struct ServiceCounters {
     pub rejected_no_key: Counter,
     /// Servers chosen by a template that was there.
     pub template_hits: Counter,
+    /// New connections that the overload defences refused.
+    pub rejected_overload: Counter,
+    /// New flows that were placed by hash and not remembered: TCP SYNs, UDP packets.
+    pub unremembered: Counter,
     /// Templates made.
     pub template_misses: Counter,
     /// Packets that end before their key does.
@@ -126,6 +130,12 @@ pub struct WorkerCounters {
     pub drops: [Counter; DropReason::COUNT],
     /// Connections in the worker's tables now (a gauge).
     pub connections: Counter,
+    /// How full the fullest of the worker's connection tables is, in parts of 2³² (a gauge).
+    pub fill: Counter,
+    /// Connections ended by `drop_entry`.
+    pub dropped_entries: Counter,
+    /// Templates ended by `drop_entry` with their last connection.
+    pub dropped_templates: Counter,
     /// Connections evicted to make room.
     pub evicted: Counter,
     /// Connections that ended by timeout.
@@ -160,6 +170,9 @@ impl WorkerCounters {
             fragments_held: zero(),
             drops: std::array::from_fn(|_| zero()),
             connections: zero(),
+            fill: zero(),
+            dropped_entries: zero(),
+            dropped_templates: zero(),
             evicted: zero(),
             expired: zero(),
             busy_cycles: zero(),

@@ -89,6 +89,7 @@ pub fn directors(
                 workers,
                 connections4: v4,
                 connections6: v6,
+                services: sizes.services,
                 table_key: seed(worker as u64 + 2),
                 owner_key: seed(1),
             })

@@ -13,7 +13,8 @@ use arc_swap::ArcSwap;
 
 use super::Worker;
 use super::assemble::{self, PortParts, Sizes};
-use super::shared::{ConnPage, ConnRow, Plane};
+use super::shared::{ConnPage, ConnRow, Defence, Plane};
+use crate::forward::defence::Mode;
 use crate::forward::{BuildError, Fib, FibInput, PortId, Registry, Setup, Side, Snapshot};
 use crate::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
 use crate::net::{Af, DropReason, Tick, V4, V6};
@@ -62,6 +63,7 @@ pub struct Lockstep {
     turn: usize,
     now: Tick,
     swept: Tick,
+    judged: Tick,
 }
 
 impl Lockstep {
@@ -77,6 +79,7 @@ impl Lockstep {
             workers: assemble::shared(workers, &[], sizes),
             templates: assemble::templates(sizes).map_err(StartError::Table)?,
             stop: AtomicBool::new(false),
+            defence: Defence::default(),
             connections_capacity: sizes.connections as u64,
         });
         let largest = setup
@@ -102,6 +105,7 @@ impl Lockstep {
             .collect();
         let directors = assemble::directors(setup, workers, sizes).map_err(StartError::Table)?;
         let workers = assemble::workers(&plane, directors, ports, true);
+        plane.judge();
         Ok(Self {
             plane,
             workers,
@@ -112,6 +116,7 @@ impl Lockstep {
             turn: 0,
             now: Tick(0),
             swept: Tick(0),
+            judged: Tick(0),
         })
     }
 
@@ -123,6 +128,7 @@ impl Lockstep {
         let old = self.plane.snapshot.load_full();
         let next = static_snapshot(&mut self.registry, setup, Some(&old))?;
         self.plane.snapshot.store(Arc::new(next));
+        self.plane.judge();
         self.settle();
         Ok(())
     }
@@ -152,6 +158,7 @@ impl Lockstep {
     fn pass_to(&mut self, now: Tick) {
         self.step_to(now);
         self.now = now;
+        self.judge();
         if now.since(self.swept) >= SWEEP_TICKS {
             self.sweep();
         }
@@ -168,13 +175,30 @@ impl Lockstep {
     fn step_to(&mut self, now: Tick) {
         while now.0.wrapping_sub(self.now.0) > 1 && now.reached(self.now) && self.is_timed() {
             self.now = self.now.plus(1);
+            self.judge();
             for w in &mut self.workers {
                 w.poll_to(self.now);
             }
         }
     }
 
+    /// The management core's part of the defences, once a second.
+    fn judge(&mut self) {
+        if self.now.since(self.judged) >= Tick::PER_SECOND {
+            self.judged = self.now;
+            self.workers.iter().for_each(Worker::tell_fill);
+            if self.plane.judge().drop_entry {
+                self.plane.drop_templates(self.now);
+            }
+        }
+    }
+
+    /// Whether it matters in which tick of a pause something happens.
     fn is_timed(&self) -> bool {
+        let drop_entry = self.plane.snapshot.load().services.sysctls.drop_entry;
+        if drop_entry != Mode::Off && self.counters().any(|c| c.connections.get() > 0) {
+            return true;
+        }
         self.plane.templates.next_deadline().is_some()
             && self.counters().any(|c| c.connections.get() > 0)
     }

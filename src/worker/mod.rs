@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 
 pub use outbound::{Moved, Outbound, Ring, Wiring};
-pub use shared::{Command, ConnPage, ConnRow, Plane, WorkerShared};
+pub use shared::{Command, ConnPage, ConnRow, Defence, Plane, WorkerShared};
 pub use wait::Owed;
 
 use crate::forward::{Context, Director, Pieces, PortId, Side, Snapshot};
@@ -100,16 +100,26 @@ impl<I: PacketIo> Worker<I> {
         self.shared
             .seen_generation
             .store(snapshot.generation, Ordering::Release);
-        self.shared.heartbeat.store(now.0, Ordering::Relaxed);
+        // The worker is the only writer.
+        if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
+            self.shared.heartbeat.store(now.0, Ordering::Relaxed);
+            self.shared.counters.fill.set(self.inner.director.fill());
+        }
         let cx = Context {
             now,
             snapshot,
             templates: &self.plane.templates,
+            defence: self.plane.defence.active.get(),
             counters: &self.shared.counters,
             ingress: PortId(0),
             handed: false,
         };
         self.inner.poll(cx, &self.shared, expire_budget)
+    }
+
+    /// Tells how full the tables are.
+    fn tell_fill(&self) {
+        self.shared.counters.fill.set(self.inner.director.fill());
     }
 
     /// Ends the worker's part: what waits is dropped, what is queued is sent.
@@ -140,6 +150,7 @@ impl<I: PacketIo> Inner<I> {
         self.out.begin(cx.now);
         // Timers first: a connection whose time is over must not catch a packet that came after.
         let mut work = self.director.expire(&cx, expire_budget);
+        work += self.director.defend(&cx, expire_budget);
         work += self.command(shared, cx.now);
         work += self.out.expire_fragments();
         self.out.sweep_waiting(&cx.snapshot.fib);

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 
-use crate::forward::{PortId, Snapshot};
+use crate::forward::defence::{Active, Published};
+use crate::forward::{PortId, Service, Snapshot};
 use crate::net::{Af, Tick};
-use crate::table::{DestId, ServiceId, Templates, WorkerCounters};
+use crate::table::{Counter, DestId, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -105,6 +106,17 @@ impl WorkerShared {
     }
 }
 
+/// The defences against floods as the management core directs them.
+#[derive(Debug, Default)]
+pub struct Defence {
+    /// What is in force.
+    pub active: Published,
+    /// Templates that the management core ended.
+    pub dropped_templates: Counter,
+    /// Where its walk over the templates began last.
+    random: AtomicU64,
+}
+
 /// All that the workers and the management core have in common.
 #[derive(Debug)]
 pub struct Plane {
@@ -116,6 +128,8 @@ pub struct Plane {
     pub stop: AtomicBool,
     /// Persistence templates; the management core sweeps them.
     pub templates: Templates,
+    /// Defences in force.
+    pub defence: Defence,
     /// Connections that all workers' tables can hold together.
     pub connections_capacity: u64,
 }
@@ -131,6 +145,57 @@ impl Plane {
         polls
             .reduce(|a, b| if b.reached(a) { b } else { a })
             .unwrap_or_default()
+    }
+
+    /// Connections that can still be made, if all tables were as full as the fullest, that of templates included.
+    #[must_use]
+    pub fn free_entries(&self) -> u64 {
+        const ONE: u64 = 1 << 32;
+        let templates = self.templates.capacity() as u64;
+        let of_templates = ((self.templates.len() as u64) << 32).checked_div(templates);
+        let fill = self.workers.iter().map(|w| w.counters.fill.get());
+        let fill = fill.chain(of_templates).max().unwrap_or(0).min(ONE);
+        let free = u128::from(self.connections_capacity) * u128::from(ONE - fill);
+        u64::try_from(free >> 32).unwrap_or(u64::MAX)
+    }
+
+    /// Puts the defences in force that the configuration asks for at the present fill (specification §2.9). To be
+    /// called once a second by the management core, and when the configuration changes.
+    pub fn judge(&self) -> Active {
+        let active = Active::of(&self.snapshot.load().services.sysctls, self.free_entries());
+        self.defence.active.set(active);
+        active
+    }
+
+    /// The management core's part of `drop_entry`, once a second while that is in force: the templates among one in 32
+    /// that control nothing and are not worth keeping (specification §2.10).
+    pub fn drop_templates(&self, now: Tick) {
+        let places = u32::try_from(self.templates.capacity()).unwrap_or(u32::MAX);
+        if places == 0 {
+            return;
+        }
+        let random = self
+            .defence
+            .random
+            .load(Ordering::Relaxed)
+            .wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.defence.random.store(random, Ordering::Relaxed);
+        let snapshot = self.snapshot.load();
+        let mut at = u32::try_from(((random >> 32) * u64::from(places)) >> 32).unwrap_or(0);
+        let mut left = places.div_ceil(32);
+        while left > 0 {
+            let step = left.min(places - at);
+            left -= step;
+            let next = self.templates.dump(at, step, now, |row| {
+                let one_packet = |s: &Arc<Service>| s.def.one_packet;
+                let one_packet = snapshot.service(row.key.service).is_some_and(one_packet);
+                let resting = row.timeout.saturating_sub(row.remaining) >= 60 * Tick::PER_SECOND;
+                if (resting || !one_packet) && self.templates.end_unassured(row.at) {
+                    self.defence.dropped_templates.inc();
+                }
+            });
+            at = next.unwrap_or(0);
+        }
     }
 
     /// Ends the templates whose time is over. The management core's part, and nobody else's.

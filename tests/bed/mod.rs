@@ -83,6 +83,7 @@ pub fn service(proto: u8, virtual_: &str, servers: Vec<DestDef>) -> ServiceDef {
         session_limits: (0, 0),
         hash_key: None,
         on_server_down: None,
+        new_connections_per_second: 0,
         servers,
     }
 }

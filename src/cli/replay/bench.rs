@@ -18,7 +18,7 @@ use crate::io::mem::{BenchIo, Frames, MemPool};
 use crate::net::{Family, FlowKey, HashKey, L3, Tick, parse};
 use crate::worker::assemble::{self, PortParts};
 use crate::worker::lockstep::StartError;
-use crate::worker::{Plane, Worker};
+use crate::worker::{Defence, Plane, Worker};
 
 /// Bytes of captures that are held in memory.
 const MEMORY_MAX: usize = 4 << 30;
@@ -108,8 +108,10 @@ fn prepare(setup: &Setup, options: &Options, dealt: Dealt) -> Result<Prepared, R
         templates: assemble::templates(&options.sizes)
             .map_err(|e| ReplayError::Start(StartError::Table(e)))?,
         stop: AtomicBool::new(false),
+        defence: Defence::default(),
         connections_capacity: options.sizes.connections as u64,
     });
+    plane.judge();
     let largest = setup
         .ports
         .iter()

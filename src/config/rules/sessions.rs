@@ -154,6 +154,10 @@ impl Rules<'_, '_, '_> {
 
     /// Specification §5, which has it for UDP only.
     fn one_packet(&mut self, service: &Located<Service>) {
+        if service.one_packet && service.new_connections_per_second != 0 {
+            let message = "`one_packet` makes no connections, so there is nothing that this could limit; remove it";
+            self.error(service.node, "new_connections_per_second", message);
+        }
         if !service.one_packet {
             return;
         }

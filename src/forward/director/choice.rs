@@ -318,6 +318,10 @@ fn by_template<'a>(
             Some((template, id)) => match standing(cx, service, id) {
                 Standing::Use(dest) => {
                     counters.template_hits.inc();
+                    if purpose == Use::Packet && cx.templates.assured(template) == Some(false) {
+                        // No connection will do it, and more than one packet has come (specification §2.10).
+                        cx.templates.assure(template);
+                    }
                     (template, uncounted(dest))
                 }
                 Standing::Drop => return Err(Refused::Drop(DropReason::DestUnavailable)),

@@ -1,5 +1,7 @@
 //! ICMP errors about packets of connections (specification §8.6).
 
+use super::choice::Use;
+use super::defence::spread_server;
 use super::ipsec::carrier;
 use super::outgoing::way_verdict;
 use super::{Carried, Context, Director, Side, Sink, Verdict};
@@ -7,7 +9,7 @@ use crate::forward::defs::ServiceKind;
 use crate::forward::fib::Way;
 use crate::net::icmp::{self, Embedded};
 use crate::net::{DropReason, FlowKey, Ip, PacketBuf, rewrite};
-use crate::table::{Direction, Method};
+use crate::table::{Direction, Hit, Method};
 
 impl Director {
     /// ICMP: errors that quote a packet of one of our connections are translated (specification §8.6); the rest is the
@@ -34,8 +36,23 @@ impl Director {
                 let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
                 return self.relay_error(cx, p, &mut embedded, end, way, sink);
             }
-            return self.icmp_elsewhere(cx, &key);
+            return match self.icmp_elsewhere(cx, &key) {
+                Verdict::Punt => self.icmp_of_none(cx, p, &mut embedded, &key, sink),
+                elsewhere => elsewhere,
+            };
         };
+        self.icmp_of(cx, p, &mut embedded, hit, sink)
+    }
+
+    /// An error about a packet of a connection.
+    fn icmp_of<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        embedded: &mut Embedded<F>,
+        hit: Hit,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
         let conn = *F::table(self).get(hit.index);
         let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) else {
             return Verdict::Punt;
@@ -53,7 +70,65 @@ impl Director {
                 cx.snapshot.fib.way::<F>(p.ip.flow.dst),
             ),
         };
-        self.relay_error(cx, p, &mut embedded, end, way, sink)
+        self.relay_error(cx, p, embedded, end, way, sink)
+    }
+
+    /// An error about a packet that would be answered by packets with `key`, which have no connection. If they may be
+    /// of a flow that is not remembered it goes to that one's server; else `schedule_icmp` says whether it makes a
+    /// connection, which then lives for 3 s unless packets follow (specification §2.9, §8.6).
+    fn icmp_of_none<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        embedded: &mut Embedded<F>,
+        key: &FlowKey<F>,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        let found = F::index(&cx.snapshot.services).service(key, cx.ingress);
+        let service = found.and_then(|(id, mark)| Some((cx.snapshot.service(id)?, mark)));
+        let Some((service, mark)) = service else {
+            return Verdict::Punt;
+        };
+        if self.spreads(cx, service, key.proto)
+            && let Some(dest) = spread_server::<F>(service, key)
+        {
+            let addr = F::from_ip(dest.addr).unwrap_or_default();
+            return self.dispatch(cx, p, dest, addr, 0, sink);
+        }
+        if !cx.snapshot.services.sysctls.schedule_icmp || service.def.one_packet {
+            return Verdict::Punt;
+        }
+        let mut ip = *p.ip;
+        ip.flow = *key;
+        if let Some(verdict) = Self::misplaced(&ip) {
+            return verdict;
+        }
+        if self.throttled(cx, service.id) {
+            return Verdict::Drop(DropReason::Overload);
+        }
+        if service.def.new_connections_per_second != 0 && !self.take(cx, service) {
+            return self.overload(cx, service);
+        }
+        // An engine must not read the error's own bytes as the flow's.
+        let quoted = Carried {
+            ip: &mut ip,
+            buf: &mut *p.buf,
+            whole: Some(&[]),
+            ahead: super::Ahead::default(),
+        };
+        let chosen = match self.choose(cx, &quoted, service, mark, Use::Connection) {
+            Ok(chosen) => chosen,
+            Err(refused) => return self.refuse(cx, p, service, refused, sink),
+        };
+        let made = self.make::<F>(cx, key, service, mark, &chosen);
+        let hit = made.map(|index| Hit {
+            index,
+            direction: Direction::FromClient,
+        });
+        match hit {
+            Ok(hit) => self.icmp_of(cx, p, embedded, hit, sink),
+            Err(reason) => Verdict::Drop(reason),
+        }
     }
 
     /// An ICMP error that quotes something malformed is dropped if it is for a virtual address or from a server's side,

@@ -24,6 +24,9 @@ impl Director {
         if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
         }
+        if self.throttled(cx, service.id) {
+            return Verdict::Drop(DropReason::Overload);
+        }
         let Chosen { dest, counted, .. } = match self.choose(cx, p, service, mark, Use::Packet) {
             Ok(chosen) => chosen,
             Err(refused) => return self.refuse(cx, p, service, refused, sink),

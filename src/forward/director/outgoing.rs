@@ -139,7 +139,9 @@ impl Director {
         if mtu < least {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
-        if p.ip.len() <= mtu {
+        // Specification §8.1: with `pmtu_disc` off an IPv4 packet enters an IPv4 tunnel whatever its size.
+        let unchecked = || matches!(tunnel, Some((_, Af::V4))) && F::AF == Af::V4 && !pmtu_disc(cx);
+        if p.ip.len() <= mtu || unchecked() {
             return Ok(());
         }
         if p.ip.dont_fragment {
@@ -190,7 +192,7 @@ impl Director {
             src,
             dst,
             id,
-            copy_dont_fragment: true,
+            copy_dont_fragment: O::AF == Af::V6 || pmtu_disc(cx),
             tunnel,
             src_port,
         };
@@ -261,6 +263,11 @@ fn own_addr<F: Side>(snapshot: &Snapshot, port: PortId) -> Option<F::Addr> {
             .map(PortId)
             .find_map(|port| F::port_addr(snapshot, port))
     })
+}
+
+/// Whether packets that enter an IPv4 tunnel keep their don't-fragment bit (specification §8.4).
+fn pmtu_disc(cx: &Context<'_>) -> bool {
+    cx.snapshot.services.sysctls.pmtu_disc
 }
 
 pub(super) fn way_verdict(way: Way) -> Verdict {

@@ -500,6 +500,12 @@ impl<W: Word> Table<W> {
         }
     }
 
+    /// Ends a template that controls nothing and was never assured; false if it is no such. For
+    /// the defence against floods (specification §2.10).
+    pub fn end_unassured(&self, at: TemplateRef) -> bool {
+        self.assured(at) == Some(false) && self.kill(at, |live| live.controlled == 0)
+    }
+
     /// Templates of a service.
     #[must_use]
     pub fn in_service(&self, service: super::dest::ServiceId) -> u32 {
