@@ -236,9 +236,11 @@ def markdown(kernels, rows, total):
             notes.append((name, verdict, said))
     head = f"""# Polder beside the kernel
 
-Written by `make test-kernel`; do not edit. {total:,} frames of {len(rows)} scenarios went through IPVS of
-Linux {" and ".join(kernels)} in an emulated machine, and the same frames, at the same times, through `polder replay` of the same configuration. Each frame's
-outcome is compared: where it went, and its bytes from the Ethernet addresses to the last, with these exceptions:
+Written by `make test-kernel`; do not edit. Kernels: Linux {", ".join(kernels)}, in an emulated machine.
+
+{total:,} frames in {len(rows)} runs of scenarios went through IPVS of a kernel, and the same frames, at the same times,
+through `polder replay` of the same configuration. Each frame's outcome is compared: where it went, and its bytes from the
+Ethernet addresses to the last, with these exceptions:
 
 - the IP id of tunnel headers is not compared;
 - ICMP errors of the director's own: the kernel's have an id and no DF, Polder's DF and no id (RFC 6864 §4.1); the

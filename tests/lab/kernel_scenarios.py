@@ -279,6 +279,8 @@ def table():
         yield scheduling(f"mh-zero/{tail}", family, mode, "mh", (2, 0, 3, 1))
         yield scheduling(f"fo/{tail}", family, mode, "fo", (1, 7, 7, 3), thresholds=((0, 0), (6, 0), (5, 0), (9, 0)))
         yield scheduling(f"ovf/{tail}", family, mode, "ovf", (2, 9, 9, 4), n=60)
+        for sched in ("lblc", "lblcr"):
+            yield scheduling(f"{sched}/{tail}", family, mode, sched)
         for sched in ("dh", "lblc", "lblcr"):
             yield many_addresses(f"{sched}-many/{tail}", family, mode, sched)
 
