@@ -309,7 +309,10 @@ fn packets_without_a_key_are_reported_by_reason() {
     let done = run(&setup, &input.path, 2, Duration::ZERO).expect("replays");
     let service = &done.report().services[0];
     let failures = serde_json::Value::from(service.payload_key_failures.clone());
-    assert_eq!(failures, serde_json::json!({"short": 1, "missing": 1, "long": 0}));
+    assert_eq!(
+        failures,
+        serde_json::json!({"short": 1, "missing": 1, "long": 0})
+    );
     // One for the clients without a key, one for the call.
     assert_eq!(
         (

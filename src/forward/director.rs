@@ -40,7 +40,7 @@ use crate::table::{
     ServiceId, TableError, Templates, WorkerCounters,
 };
 
-use ahead::Ahead;
+use ahead::{Ahead, Aheads};
 use choice::{Chosen, Refused};
 use datagram::Applied;
 pub use session::Evict;
@@ -246,10 +246,14 @@ impl Director {
         let (mut hits4, mut hits6) = ([None; BURST], [None; BURST]);
         lookup_side::<V4>(&self.v4, &parsed, &mut hits4, as_v4);
         lookup_side::<V6>(&self.v6, &parsed, &mut hits6, as_v6);
-        let mut aheads = [Ahead::default(); BURST];
-        Self::look_ahead::<V4, B>(cx, burst, &parsed, &hits4, as_v4, &mut aheads);
-        Self::look_ahead::<V6, B>(cx, burst, &parsed, &hits6, as_v6, &mut aheads);
-        Self::fetch_ahead(cx, &aheads);
+        let mut aheads = Aheads::new();
+        let services = &cx.snapshot.services;
+        if services.v4.has_one_packet() || services.v6.has_one_packet() {
+            aheads.extend(parsed.iter().map(|_| Ahead::default()));
+            Self::look_ahead::<V4, B>(cx, burst, &parsed, &hits4, as_v4, &mut aheads);
+            Self::look_ahead::<V6, B>(cx, burst, &parsed, &hits6, as_v6, &mut aheads);
+            Self::fetch_ahead(cx, &aheads);
+        }
         let then = (self.v4.changes(), self.v6.changes());
         // What was parsed is worked on where it lies: copies of it would cost more than all else that is done here.
         for (i, (mut buf, packet)) in burst.drain(..).zip(&mut parsed).enumerate() {
@@ -260,21 +264,15 @@ impl Director {
                     None => match &mut p.l3 {
                         L3::V4(ip) => {
                             let hit = self.v4.recheck(&ip.flow, hits4[i], then.0);
-                            let ahead = aheads[i];
-                            let p = &mut Carried {
-                                ahead,
-                                ..Carried::new(ip, &mut buf)
-                            };
-                            self.packet(cx, p, hit, sink)
+                            let known = aheads.get(i).map_or(Known::Nothing, Known::Ahead);
+                            let buf = &mut buf;
+                            self.packet(cx, &mut Carried { ip, buf, known }, hit, sink)
                         }
                         L3::V6(ip) => {
                             let hit = self.v6.recheck(&ip.flow, hits6[i], then.1);
-                            let ahead = aheads[i];
-                            let p = &mut Carried {
-                                ahead,
-                                ..Carried::new(ip, &mut buf)
-                            };
-                            self.packet(cx, p, hit, sink)
+                            let known = aheads.get(i).map_or(Known::Nothing, Known::Ahead);
+                            let buf = &mut buf;
+                            self.packet(cx, &mut Carried { ip, buf, known }, hit, sink)
                         }
                         L3::Other(_) => Verdict::Punt,
                     },
@@ -320,6 +318,7 @@ impl Director {
         }
     }
 
+    #[inline(always)] // Called from two places, of which one is cold.
     fn flow<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
@@ -787,9 +786,7 @@ const ASSURED: u16 = 0x8000;
 struct Carried<'a, F: Family, B> {
     ip: &'a mut Ip<F>,
     buf: &'a mut B,
-    /// Of the first fragment of a datagram: the transport header and all that follows it in the whole datagram.
-    whole: Option<&'a [u8]>,
-    ahead: Ahead,
+    known: Known<'a>,
 }
 
 impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
@@ -797,8 +794,7 @@ impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
         Self {
             ip,
             buf,
-            whole: None,
-            ahead: Ahead::default(),
+            known: Known::Nothing,
         }
     }
 
@@ -812,14 +808,40 @@ impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
         }
     }
 
+    /// The transport header and all that follows it, of a datagram in fragments.
+    fn whole(&self) -> Option<&'a [u8]> {
+        match self.known {
+            Known::Whole(whole) => Some(whole),
+            _ => None,
+        }
+    }
+
+    /// What was found out ahead of the packet's turn.
+    fn ahead(&self) -> Ahead {
+        match self.known {
+            Known::Ahead(ahead) => *ahead,
+            _ => Ahead::default(),
+        }
+    }
+
     /// The payload of a UDP packet: as long as its length field says, if the packet has so much.
     fn payload(&self) -> &[u8] {
-        let l4 = match self.whole {
+        let l4 = match self.whole() {
             Some(whole) => whole,
             None => &self.buf.data()[usize::from(self.ip.l4)..usize::from(self.ip.end)],
         };
         udp_payload(l4)
     }
+}
+
+/// What is known of a packet beside its frame.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    Nothing,
+    /// Of the first fragment of a datagram: the transport header and all that follows it in the whole datagram.
+    Whole(&'a [u8]),
+    /// What was found out ahead of its turn.
+    Ahead(&'a Ahead),
 }
 
 /// The payload of the UDP datagram in `l4`.

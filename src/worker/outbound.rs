@@ -378,6 +378,7 @@ impl<I: PacketIo> Outbound<I> {
 }
 
 impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
+    #[inline]
     fn accept(&mut self, ingress: PortId, buf: I::Buf, verdict: Verdict) {
         let owed = |buf| Owed { buf, stands_for: 1 };
         match verdict {

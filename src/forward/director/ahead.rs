@@ -18,11 +18,12 @@ pub(super) struct Ahead {
 }
 
 /// What is known ahead of each packet of a burst.
-pub(super) type Aheads = [Ahead; BURST];
+pub(super) type Aheads = arrayvec::ArrayVec<Ahead, BURST>;
 
 impl Director {
     /// Finds the template keys of datagrams that belong to no connection and to a one-packet service, and fetches the
     /// first line that a look-up will need.
+    #[inline(never)]
     pub(super) fn look_ahead<F: Side, B: PacketBuf>(
         cx: &Context<'_>,
         burst: &[B],

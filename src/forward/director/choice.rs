@@ -79,12 +79,13 @@ impl Director {
             }
             return pick(service, &selection);
         };
+        let ahead = p.ahead();
         let udp = p.ip.flow.proto == proto::UDP;
         let data = match persistence.engine.filter(|_| udp) {
             None => None,
-            Some(_) if p.ahead.len > 0 => {
-                let from = usize::from(p.ahead.from);
-                p.buf.data().get(from..from + usize::from(p.ahead.len))
+            Some(_) if ahead.len > 0 => {
+                let from = usize::from(ahead.from);
+                p.buf.data().get(from..from + usize::from(ahead.len))
             }
             Some(engine) => match engine.key(p.payload(), &mut scratch) {
                 Ok(key) => Some(key),
@@ -107,7 +108,7 @@ impl Director {
         );
         let new = new_template::<F>(service, persistence, flow.src);
         // Zero is as good a hash as any; it only says that none was computed.
-        let hash = Some(p.ahead.hash).filter(|hash| *hash != 0);
+        let hash = Some(ahead.hash).filter(|hash| *hash != 0);
         let hash = hash.unwrap_or_else(|| cx.templates.hash(&key));
         let chosen = by_template(cx, service, (&key, hash), new, &selection, purpose);
         let Err(Refused::KeyTooLong) = chosen else {

@@ -4,8 +4,7 @@
 //! engine's eyes; what was done to it is done to the others. So the checksum, which covers the whole, is right after an
 //! incremental update of the first, and no fragment is larger on the way out than it was on the way in.
 
-use super::ahead::Ahead;
-use super::{Carried, Context, Director, Pieces, Side, Sink, Verdict, owner};
+use super::{Carried, Context, Director, Known, Pieces, Side, Sink, Verdict, owner};
 use crate::forward::defs::{PortId, address_bytes};
 use crate::net::{Af, DropReason, Family, Ip, L3, PacketBuf, parse};
 use crate::table::{Dest, DestId};
@@ -111,8 +110,7 @@ impl Director {
         let p = &mut Carried {
             ip,
             buf,
-            whole: Some(message),
-            ahead: Ahead::default(),
+            known: Known::Whole(message),
         };
         self.flow(cx, p, hit, sink)
     }

@@ -113,8 +113,7 @@ impl Director {
         let quoted = Carried {
             ip: &mut ip,
             buf: &mut *p.buf,
-            whole: Some(&[]),
-            ahead: super::Ahead::default(),
+            known: super::Known::Whole(&[]),
         };
         let chosen = match self.choose(cx, &quoted, service, mark, Use::Connection) {
             Ok(chosen) => chosen,
@@ -172,7 +171,7 @@ impl Director {
         way: Way,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        if let Err(v) = self.passable(cx, p, way, None, None, sink) {
+        if let Err(v) = self.passable(cx, p, way, None, sink) {
             return v;
         }
         if let Err(r) = icmp::translate(p.buf.data_mut(), p.ip, embedded, side, addr, port) {

@@ -30,19 +30,17 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let way = cx.snapshot.fib.way_to_dest(dest.id);
-        let tunnel = (dest.method == Method::Tunnel).then_some((dest.tunnel, Af::of(dest.addr)));
-        let addressed = Some(p.ip.flow.dst);
-        if let Err(v) = self.passable(cx, p, way, tunnel, addressed, sink) {
+        if let Err(v) = self.passable(cx, p, way, Some(dest), sink) {
             return v;
         }
         let ttl = p.ip.ttl - 1;
         rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
-        if p.whole.is_some() {
+        if p.whole().is_some() {
             self.applied = Some(Applied::to_server::<F>(dest, daddr));
         }
         match dest.method {
             Method::Masq => {
-                if let Some(whole) = p.whole {
+                if let Some(whole) = p.whole() {
                     let (frame, side) = (p.buf.data_mut(), rewrite::Side::Dst);
                     rewrite::sctp_fragment_crc(frame, p.ip, side, dport, whole.len());
                 }
@@ -90,10 +88,10 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let way = cx.snapshot.fib.way::<F>(p.ip.flow.dst);
-        if let Err(v) = self.passable(cx, p, way, None, None, sink) {
+        if let Err(v) = self.passable(cx, p, way, None, sink) {
             return v;
         }
-        if let Some(whole) = p.whole {
+        if let Some(whole) = p.whole() {
             self.applied = Some(Applied::from_server::<F>(dest, addr));
             let (frame, side) = (p.buf.data_mut(), rewrite::Side::Src);
             rewrite::sctp_fragment_crc(frame, p.ip, side, port, whole.len());
@@ -105,17 +103,17 @@ impl Director {
     }
 
     /// TTL and MTU rules of the way out (specification §8.1), which a tunnel, with its outer family, makes narrower.
-    /// `Err` carries the verdict of a packet that may not pass; its sender has been told, by `from` if that is given: as
-    /// in IPVS, a client hears of the virtual address only.
+    /// `Err` carries the verdict of a packet that may not pass; its sender has been told. A packet for a real server `to`
+    /// is a client's, who hears of the virtual address only, as in IPVS.
     pub(super) fn passable<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
         way: Way,
-        tunnel: Option<(Tunnel, Af)>,
-        from: Option<F::Addr>,
+        to: Option<&Dest>,
         sink: &mut impl Sink<B>,
     ) -> Result<(), Verdict> {
+        let from = to.map(|_| p.ip.flow.dst);
         if p.ip.ttl <= 1 {
             self.answer(cx, p, IcmpError::TimeExceeded, from, sink);
             return Err(Verdict::Drop(DropReason::TtlExceeded));
@@ -128,11 +126,8 @@ impl Director {
                 return Err(Verdict::Drop(DropReason::NoRoute));
             }
         };
-        let (overhead, least) = match tunnel {
-            None => (0, 0),
-            Some((tunnel, Af::V4)) => (tunnel.header_len(Af::V4), 68),
-            Some((tunnel, Af::V6)) => (tunnel.header_len(Af::V6), 1280),
-        };
+        let tunnel = to.filter(|dest| dest.method == Method::Tunnel);
+        let (overhead, least) = tunnel.map_or((0, 0), narrowing);
         let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
             .mtu
             .saturating_sub(overhead);
@@ -140,7 +135,8 @@ impl Director {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
         // Specification §8.1: with `pmtu_disc` off an IPv4 packet enters an IPv4 tunnel whatever its size.
-        let unchecked = || matches!(tunnel, Some((_, Af::V4))) && F::AF == Af::V4 && !pmtu_disc(cx);
+        let unchecked =
+            || tunnel.is_some_and(|t| t.addr.is_ipv4()) && F::AF == Af::V4 && !pmtu_disc(cx);
         if p.ip.len() <= mtu || unchecked() {
             return Ok(());
         }
@@ -263,6 +259,14 @@ fn own_addr<F: Side>(snapshot: &Snapshot, port: PortId) -> Option<F::Addr> {
             .map(PortId)
             .find_map(|port| F::port_addr(snapshot, port))
     })
+}
+
+/// What a server's tunnel takes of an MTU, and the least MTU that its outer family has.
+#[inline(never)]
+fn narrowing(dest: &Dest) -> (u16, u16) {
+    let af = Af::of(dest.addr);
+    let least = if af == Af::V4 { 68 } else { 1280 };
+    (dest.tunnel.header_len(af), least)
 }
 
 /// Whether packets that enter an IPv4 tunnel keep their don't-fragment bit (specification §8.4).

@@ -15,7 +15,7 @@ impl<F: Family, B: PacketBuf> Carried<'_, F, B> {
     /// What the packet's first chunks say; `None` when the first one's header is not whole.
     #[inline(never)]
     pub(super) fn sctp_event(&self) -> Option<SctpEvent> {
-        let packet = match self.whole {
+        let packet = match self.whole() {
             Some(whole) => whole,
             None => &self.buf.data()[usize::from(self.ip.l4)..usize::from(self.ip.end)],
         };
