@@ -698,3 +698,26 @@ fn a_flood_of_first_fragments_is_held_up_to_the_bound_and_no_further() {
         assert_eq!(most, (workers * DATAGRAMS_MAX) as u64, "{workers} workers");
     }
 }
+
+#[test]
+fn a_file_that_is_read_is_never_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("in.pcap");
+    std::fs::write(&path, b"kept").expect("written");
+    let setup = setup(&service(0, "udp", at("192.0.2.80:5060"), "", 5060));
+    let named = |file: &str| vec![("wan0".to_owned(), dir.path().join(file))];
+    for (input, output) in [("in.pcap", "in.pcap"), ("missing.pcap", "in.pcap")] {
+        let options = Options {
+            inputs: named(input),
+            outputs: named(output),
+            clock: Clock::Capture,
+            repeat: 1,
+            settle: Duration::ZERO,
+            workers: 1,
+            sizes: SIZES,
+            connections: None,
+        };
+        assert!(replay(&setup, &options).is_err());
+        assert_eq!(std::fs::read(&path).expect("there"), b"kept");
+    }
+}

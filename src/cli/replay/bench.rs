@@ -122,7 +122,7 @@ fn prepare(setup: &Setup, options: &Options, dealt: Dealt) -> Result<Prepared, R
     for worker in dealt {
         let pool = MemPool::with_large(BUFFERS, (largest + 64).max(2048), 64);
         for (port, frames) in worker.into_iter().enumerate() {
-            let limit = frames.len() as u64 * options.repeat;
+            let limit = (frames.len() as u64).saturating_mul(options.repeat);
             let io = BenchIo::new(frames.into_iter().collect::<Frames>(), &pool).with_limit(limit);
             ports[port].push(Some(io));
         }

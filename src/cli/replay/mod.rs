@@ -9,8 +9,9 @@ mod listing;
 mod report;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -154,6 +155,9 @@ pub struct Finished {
 pub fn replay(setup: &Setup, options: &Options) -> Result<Finished, ReplayError> {
     let inputs = named(setup, &options.inputs)?;
     let outputs = named(setup, &options.outputs)?;
+    no_file_twice(&inputs, &outputs, options.connections.as_ref())?;
+    // Damaged ones are found before anything is written.
+    input::Merge::open(&inputs).map_err(ReplayError::Input)?;
     match options.clock {
         Clock::Capture => by_capture(setup, options, &inputs, &outputs),
         Clock::Wall { rate } => bench::run(setup, options, &inputs, rate),
@@ -184,6 +188,35 @@ fn named(
         out.push((id, path.clone()));
     }
     Ok(out)
+}
+
+/// Refuses to write to a file that is read, or written in another role.
+fn no_file_twice(
+    inputs: &[(PortId, PathBuf)],
+    outputs: &[(PortId, PathBuf)],
+    listing: Option<&PathBuf>,
+) -> Result<(), ReplayError> {
+    let identity = |path: &PathBuf| {
+        let meta = std::fs::metadata(path).ok().filter(Metadata::is_file);
+        meta.map(|m| (m.dev(), m.ino()))
+    };
+    let mut taken: Vec<&PathBuf> = inputs.iter().map(|(_, path)| path).collect();
+    for path in outputs.iter().map(|(_, path)| path).chain(listing) {
+        let own = identity(path);
+        let missing = !path.exists();
+        let same = |other: &&PathBuf| {
+            (missing && *other == path) || (own.is_some() && identity(other) == own)
+        };
+        if taken.iter().any(same) {
+            let error = std::io::Error::other(
+                "the file is named for something else as well; give another one",
+            );
+            let path = path.clone();
+            return Err(ReplayError::Output { path, error });
+        }
+        taken.push(path);
+    }
+    Ok(())
 }
 
 /// Virtual time: starts at the first frame, never goes back, and cuts pauses that are longer than any timer.
