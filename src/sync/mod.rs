@@ -5,6 +5,8 @@
 //! trusts a byte that came from a peer.
 
 pub mod backup;
+pub mod entry;
 pub mod ipvs;
 pub mod master;
 pub mod outbox;
+pub mod polder;

@@ -1,0 +1,5 @@
+//! The `polder` format: authenticated, gapless, and sure of what the peer has.
+//!
+//! A director tells of its entries in a stream of numbered datagrams to a group. What it tells is the difference between
+//! what its tables hold and what it told before, so that a lost datagram, a lost removal or a peer that
+//! joins late are one and the same thing: a difference, which is found by digests and mended.
