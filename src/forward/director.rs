@@ -15,6 +15,7 @@ mod errors;
 mod ipsec;
 mod one_packet;
 mod outgoing;
+mod peer;
 mod sctp;
 mod session;
 mod tunnelled;
@@ -43,7 +44,8 @@ use crate::table::{
 use ahead::{Ahead, Aheads};
 use choice::{Chosen, Refused};
 use datagram::Applied;
-pub use session::Evict;
+pub use peer::{PeerConn, PeerOutcome, PeerRule, dest_of, find_dest, is_peers};
+pub use session::{Evict, session_hash};
 
 /// What is to be done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,6 +342,7 @@ impl Director {
             Usable::Yes(index, dest) => self.serve(cx, p, index, dest, sink),
             Usable::Keyed(index, dest) => self.keyed(cx, p, index, dest, sink),
             Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
+            Usable::Unbound(index) => self.serve_unbound(cx, p, index, sink),
             Usable::No => self.miss(cx, p, sink),
         }
     }
@@ -382,6 +385,8 @@ impl Director {
                 None if amid && !expire => return Usable::Refused,
                 None | Some(OnServerDown::Reschedule) => {}
             }
+        } else if conn.dest == NONE && !opens {
+            return self.usable_late::<F>(cx, index);
         }
         self.remove::<F>(cx, index);
         Usable::No
@@ -658,7 +663,7 @@ impl Director {
         dest: &Dest,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let conn = self.advance(cx, p, index, dest, Direction::FromClient);
+        let conn = self.advance(cx, p, index, Some(dest), Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
         count_in(cx, ServiceId(service), dest.id, p.ip.len());
         self.dispatch(cx, p, dest, daddr, dport, sink)
@@ -673,12 +678,19 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let id = DestId(F::table(self).get(index).dest);
-        let Some(dest) = cx.snapshot.dest(id) else {
-            return Verdict::Drop(DropReason::DestUnavailable);
+        let (index, dest) = match cx.snapshot.dest(id) {
+            Some(dest) => (index, Some(dest)),
+            None => match self.bind_late::<F>(cx, index) {
+                Some((index, dest)) => (index, Some(dest)),
+                None => (index, None),
+            },
         };
-        let conn = self.advance(cx, p, index, dest, Direction::FromServer);
-        let (vaddr, vport) = (conn.vaddr(), conn.vport());
-        self.leave_as(cx, p, dest, (vaddr, vport), sink)
+        let conn = self.advance(cx, p, index, dest.map(|d| &**d), Direction::FromServer);
+        let from = (conn.vaddr(), conn.vport());
+        match dest {
+            Some(dest) => self.leave_as(cx, p, dest, from, sink),
+            None => self.translate_source(cx, p, None, from, sink),
+        }
     }
 
     /// Runs the protocol's state machine (specification §7) and restarts the connection's timer.
@@ -687,7 +699,7 @@ impl Director {
         cx: &Context<'_>,
         p: &Carried<'_, F, B>,
         index: ConnIdx,
-        dest: &Dest,
+        dest: Option<&Dest>,
         direction: Direction,
     ) -> &Conn<F> {
         let timeouts = &cx.snapshot.services.timeouts;
@@ -718,9 +730,9 @@ impl Director {
         {
             conn.state = step.state;
             conn.set_flags(step.flags);
-            match step.active {
-                1 => dest.shared.activate(),
-                -1 => dest.shared.deactivate(),
+            match (step.active, dest) {
+                (1, Some(dest)) => dest.shared.activate(),
+                (-1, Some(dest)) => dest.shared.deactivate(),
                 _ => {}
             }
         }
@@ -858,6 +870,8 @@ enum Usable<'a> {
     /// As `Yes`, and the packet is to be looked into first.
     Keyed(ConnIdx, &'a Arc<Dest>),
     Refused,
+    /// A peer told of it, and its real server is not known here.
+    Unbound(ConnIdx),
     No,
 }
 

@@ -183,10 +183,17 @@ impl<F: Family> FamilyIndex<F> {
     #[must_use]
     pub fn service(&self, flow: &FlowKey<F>, ingress: PortId) -> Option<(ServiceId, u32)> {
         let mark = self.mark(flow, ingress);
+        self.service_with_mark(flow, mark).map(|id| (id, mark))
+    }
+
+    /// The service of a packet with this mark.
+    #[inline]
+    #[must_use]
+    pub fn service_with_mark(&self, flow: &FlowKey<F>, mark: u32) -> Option<ServiceId> {
         if mark != 0
             && let Some(id) = self.marked.get(&mark)
         {
-            return Some((*id, mark));
+            return Some(*id);
         }
         let at = |port| self.services.get(&(flow.dst, port, flow.proto)).copied();
         at(flow.dst_port)
@@ -194,7 +201,6 @@ impl<F: Family> FamilyIndex<F> {
                 (self.ftp && may_be_ftp_data(flow.proto, flow.dst_port)).then(|| at(FTP))?
             })
             .or_else(|| self.any_port.then(|| at(0))?)
-            .map(|id| (id, mark))
     }
 
     /// Whether some service is a one-packet service.

@@ -16,6 +16,7 @@ mod reload;
 mod sessions;
 mod socket;
 mod status;
+pub mod sync;
 pub mod templates;
 mod totals;
 mod watch;

@@ -18,13 +18,18 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 
 pub use outbound::{Moved, Outbound, Ring, Wiring};
-pub use shared::{Command, ConnPage, ConnRow, Defence, Plane, WorkerShared};
+pub use shared::{
+    AnyPeerConn, Command, ConnPage, ConnRow, Defence, PeerRow, Plane, SyncPage, SyncRows, SyncWork,
+    WorkerShared,
+};
 pub use wait::Owed;
 
+use crate::forward::director::is_peers;
 use crate::forward::{Context, Director, Pieces, PortId, Side, Snapshot};
 use crate::io::{BURST, Burst, PacketIo};
 use crate::net::{Af, Tick, V4, V6};
-use crate::table::{Conn, ServiceId, TemplateRow, Templates};
+use crate::sync::master::lasts;
+use crate::table::{Conn, ConnTable, ServiceId, TemplateRow, Templates};
 
 /// Timers worked on in one poll at most.
 const EXPIRE_BUDGET: usize = 256;
@@ -151,7 +156,7 @@ impl<I: PacketIo> Inner<I> {
         // Timers first: a connection whose time is over must not catch a packet that came after.
         let mut work = self.director.expire(&cx, expire_budget);
         work += self.director.defend(&cx, expire_budget);
-        work += self.command(shared, cx.now);
+        work += self.command(shared, &cx);
         work += self.out.expire_fragments();
         self.out.sweep_waiting(&cx.snapshot.fib);
         for port in 0..self.out.wiring.queues.len() {
@@ -249,17 +254,37 @@ impl<I: PacketIo> Inner<I> {
     }
 
     /// At most one command a poll.
-    fn command(&mut self, shared: &WorkerShared, now: Tick) -> usize {
-        let Some(Command::List(mut page)) = shared.commands.pop() else {
-            return 0;
-        };
-        match page.af {
-            Af::V4 => list::<V4>(&mut self.director, &mut page, now),
-            Af::V6 => list::<V6>(&mut self.director, &mut page, now),
+    fn command(&mut self, shared: &WorkerShared, cx: &Context<'_>) -> usize {
+        // The rings have room for as many answers as commands can wait; what finds none is not wanted any more.
+        match shared.commands.pop() {
+            None => return 0,
+            Some(Command::List(mut page)) => {
+                match page.af {
+                    Af::V4 => list::<V4>(&mut self.director, &mut page, cx.now),
+                    Af::V6 => list::<V6>(&mut self.director, &mut page, cx.now),
+                }
+                drop(shared.pages.push(page));
+            }
+            Some(Command::Sync(mut work)) => {
+                match &mut *work {
+                    SyncWork::Page(page) => fill(&mut self.director, page),
+                    SyncWork::Install(rows) => self.install(cx, rows),
+                }
+                drop(shared.sync_done.push(work));
+            }
         }
-        // The ring has room for as many answers as commands can wait; a page that finds none is not wanted any more.
-        drop(shared.pages.push(page));
         1
+    }
+
+    /// Takes a peer's connections over.
+    fn install(&mut self, cx: &Context<'_>, rows: &mut [PeerRow]) {
+        for row in rows {
+            let outcome = match &row.conn {
+                AnyPeerConn::V4(conn) => self.director.install(cx, conn, &mut self.out),
+                AnyPeerConn::V6(conn) => self.director.install(cx, conn, &mut self.out),
+            };
+            row.outcome = Some(outcome);
+        }
     }
 }
 
@@ -287,6 +312,25 @@ fn list<F: Side>(director: &mut Director, page: &mut ConnPage, now: Tick) {
         .dump(page.cursor, room, |_, c| rows.push(row(c, now)));
     page.done = next.is_none();
     page.cursor = next.unwrap_or(0);
+}
+
+/// Fills a page of the connections that peers are told of.
+fn fill(director: &mut Director, page: &mut SyncPage) {
+    let next = match &mut page.rows {
+        SyncRows::V4(rows) => fill_rows(director.connections(), page.cursor, rows),
+        SyncRows::V6(rows) => fill_rows(director.connections(), page.cursor, rows),
+    };
+    page.done = next.is_none();
+    page.cursor = next.unwrap_or(0);
+}
+
+fn fill_rows<F: Side>(table: &ConnTable<F>, cursor: u32, rows: &mut Vec<Conn<F>>) -> Option<u32> {
+    let room = u32::try_from(rows.capacity() - rows.len()).unwrap_or(u32::MAX);
+    table.dump(cursor, room, |_, conn| {
+        if lasts(conn.proto(), conn.state) && !is_peers(conn) {
+            rows.push(*conn);
+        }
+    })
 }
 
 fn row<F: Side>(conn: &Conn<F>, now: Tick) -> ConnRow {

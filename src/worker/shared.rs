@@ -11,9 +11,10 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 
 use crate::forward::defence::{Active, Published};
-use crate::forward::{PortId, Service, Snapshot};
-use crate::net::{Af, Tick};
-use crate::table::{Counter, DestId, ServiceId, Templates, WorkerCounters};
+use crate::forward::{PeerConn, PeerOutcome, PortId, Service, Snapshot};
+use crate::net::{Af, Tick, V4, V6};
+use crate::sync::entry::EntryId;
+use crate::table::{Conn, Counter, DestId, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -63,6 +64,60 @@ pub struct ConnPage {
 pub enum Command {
     /// Fill a page of connections and push it to [`WorkerShared::pages`].
     List(Box<ConnPage>),
+    /// Do a part of state sync and push it to [`WorkerShared::sync_done`].
+    Sync(Box<SyncWork>),
+}
+
+/// What state sync asks of a worker. It comes back done.
+#[derive(Debug)]
+pub enum SyncWork {
+    /// A page of the connections that peers are told of.
+    Page(SyncPage),
+    /// Connections of a peer to be taken over.
+    Install(Vec<PeerRow>),
+}
+
+/// A page of the connections that peers are told of: those that last, without those that are only here because a peer
+/// told of them. The management core sends it empty, with capacity; the worker fills it.
+#[derive(Debug)]
+pub struct SyncPage {
+    /// The connections, of the family to list; as many entries are looked at as it has room for.
+    pub rows: SyncRows,
+    /// Where to go on: 0 at first, then what the worker left here.
+    pub cursor: u32,
+    /// Set by the worker when there is nothing behind this page.
+    pub done: bool,
+}
+
+/// Connections of one family.
+#[derive(Debug)]
+pub enum SyncRows {
+    /// IPv4.
+    V4(Vec<Conn<V4>>),
+    /// IPv6.
+    V6(Vec<Conn<V6>>),
+}
+
+/// A peer's connection of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyPeerConn {
+    /// IPv4.
+    V4(PeerConn<V4>),
+    /// IPv6.
+    V6(PeerConn<V6>),
+}
+
+/// A peer's connection, and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerRow {
+    /// The peer, by whatever the management core knows it by.
+    pub peer: u64,
+    /// The entry's number.
+    pub id: EntryId,
+    /// The connection.
+    pub conn: AnyPeerConn,
+    /// Set by the worker.
+    pub outcome: Option<PeerOutcome>,
 }
 
 /// What one worker shares with the management core.
@@ -78,6 +133,8 @@ pub struct WorkerShared {
     pub commands: ArrayQueue<Command>,
     /// Answers to [`Command::List`].
     pub pages: ArrayQueue<Box<ConnPage>>,
+    /// Answers to [`Command::Sync`].
+    pub sync_done: ArrayQueue<Box<SyncWork>>,
     /// Neighbours that the worker wants resolved; a full ring loses requests, which are repeated.
     pub resolve: ArrayQueue<(PortId, IpAddr)>,
     /// Generation of the snapshot that the worker's last poll used.
@@ -98,6 +155,7 @@ impl WorkerShared {
             counters: WorkerCounters::new(services, dests),
             commands: ArrayQueue::new(COMMANDS_MAX),
             pages: ArrayQueue::new(COMMANDS_MAX),
+            sync_done: ArrayQueue::new(COMMANDS_MAX),
             resolve: ArrayQueue::new(256),
             seen_generation: AtomicU64::new(0),
             heartbeat: AtomicU32::new(0),

@@ -154,7 +154,7 @@ impl Director {
         } else {
             service.bytes_out.add(bytes);
             server.bytes_out.add(bytes);
-            self.translate_source(cx, p, dest, (addr, 0), sink)
+            self.translate_source(cx, p, Some(dest), (addr, 0), sink)
         }
     }
 }

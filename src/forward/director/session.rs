@@ -10,7 +10,7 @@ use super::choice::{self, Chosen, Refused, Use, pick, uncounted};
 use super::{Carried, Context, Director, OPEN, Side, Sink, Verdict};
 use crate::forward::defs::OnServerDown;
 use crate::forward::snapshot::Service;
-use crate::net::{Af, DropReason, PacketBuf, V4, V6, hash_bytes};
+use crate::net::{Af, DropReason, HashKey, PacketBuf, V4, V6, hash_bytes};
 use crate::persist::{NoKey, PayloadKey, QuicId, QuicLb, Scratch, Session, SessionKey};
 use crate::sched::Selection;
 use crate::table::{ConnIdx, Dest, NONE, ServiceId};
@@ -208,9 +208,9 @@ impl Director {
         }
     }
 
-    /// A session's number: never 0, and nobody outside can make two sessions have the same.
+    /// A session's number.
     pub(super) fn session_hash(&self, key: &[u8]) -> u64 {
-        hash_bytes(key, &self.config.owner_key) | 1
+        session_hash(key, &self.config.owner_key)
     }
 
     /// Chooses by the server id in the connection ID, and by the scheduler when it names no server of the service.
@@ -226,6 +226,12 @@ impl Director {
             None => pick(service, selection),
         }
     }
+}
+
+/// A session's number under the workers' common secret: never 0, and nobody outside can make two sessions have the same.
+#[must_use]
+pub fn session_hash(key: &[u8], owner_key: &HashKey) -> u64 {
+    hash_bytes(key, owner_key) | 1
 }
 
 fn course_by_server_id<F: Side, B: PacketBuf>(

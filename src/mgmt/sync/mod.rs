@@ -1,0 +1,3 @@
+//! State sync on the management core: sockets, tables and formats put together.
+
+pub mod tables;
