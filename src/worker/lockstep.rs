@@ -240,7 +240,7 @@ impl Lockstep {
 
     /// What the workers share with the management core.
     #[must_use]
-    pub fn plane(&self) -> &Plane {
+    pub fn plane(&self) -> &Arc<Plane> {
         &self.plane
     }
 
