@@ -11,7 +11,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("persist", &["net", "table"]),
     ("sched", &["net", "table"]),
     ("sync", &["net", "table"]),
-    ("forward", &["net", "table", "sched", "persist"]),
+    ("forward", &["net", "table", "sched", "persist", "sync"]),
     ("config", &["net", "table", "sched", "persist", "forward"]),
     ("io", &["net"]),
     ("worker", &["net", "table", "forward", "sync", "io"]),

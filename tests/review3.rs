@@ -22,7 +22,7 @@ use polder::persist::{Engine, Field, PayloadKey, QuicConfig, QuicLb, SessionKey,
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::{self, PortParts, Sizes};
 use polder::worker::lockstep::{Lockstep, static_snapshot};
-use polder::worker::{Plane, Worker, list_templates};
+use polder::worker::{Plane, SyncDuty, Worker, list_templates};
 
 const SIP_VIP: &str = "198.51.100.1:5060";
 const VPN: &str = "198.51.100.1:1194";
@@ -683,6 +683,7 @@ impl Bursts {
             defence: Default::default(),
             stop: AtomicBool::new(false),
             connections_capacity: sizes.connections as u64,
+            sync: SyncDuty::default(),
         });
         let pool = MemPool::new(8192, 2048);
         let mut handles: Vec<Vec<MemHandle>> = (0..workers).map(|_| Vec::new()).collect();

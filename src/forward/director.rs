@@ -26,6 +26,7 @@ use super::defence::Active;
 use super::defs::{OnServerDown, PortId};
 use super::fib::Egress;
 use super::snapshot::{FTP, FamilyIndex, Service, Services, Snapshot};
+use super::tell::{Tell, Told4Or6};
 use crate::net::icmp::IcmpError;
 use crate::net::packet::{proto, tcp_flags};
 use crate::net::scope::is_valid_source;
@@ -33,6 +34,7 @@ use crate::net::{
     BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6,
     hash_bytes, parse,
 };
+use crate::sync::master::Told;
 use crate::table::state::{
     SctpEvent, SctpState, TcpState, TcpTable, new_connection_expected, tcp_step,
 };
@@ -102,6 +104,11 @@ pub struct Context<'a> {
     pub templates: &'a Templates,
     /// Defences that are in force.
     pub defence: Active,
+    /// What peers of the `ipvs` format are told, if they are told anything.
+    pub tell: Option<&'a Tell>,
+    /// Whether another director serves, and this one leaves clients' packets to the kernel (`backup_only`, specification
+    /// §9.10).
+    pub off_duty: bool,
     /// Counters of this worker.
     pub counters: &'a WorkerCounters,
     /// Port the frames came in by.
@@ -111,7 +118,7 @@ pub struct Context<'a> {
 }
 
 /// A family in the data path: which of the director's tables and the snapshot's indexes are its own.
-pub trait Side: Family {
+pub trait Side: Family + Told4Or6 {
     /// The director's connections of this family.
     fn table(director: &mut Director) -> &mut ConnTable<Self>;
     /// The snapshot's lookups of this family.
@@ -219,6 +226,13 @@ impl Director {
     #[must_use]
     pub fn connections<F: Side>(&mut self) -> &ConnTable<F> {
         F::table(self)
+    }
+
+    /// How many entries the tables have at most, IPv4 and IPv6.
+    #[must_use]
+    pub fn places(&self) -> (usize, usize) {
+        // One more each, while an old entry makes room for a new one.
+        (self.v4.capacity() + 1, self.v6.capacity() + 1)
     }
 
     /// Connections in both tables.
@@ -335,6 +349,7 @@ impl Director {
             }) => {
                 return self.reply(cx, p, index, sink);
             }
+            _ if cx.off_duty => return Verdict::Punt,
             Some(Hit { index, .. }) => self.usable(cx, p, index),
             None => Usable::No,
         };
@@ -636,6 +651,9 @@ impl Director {
                 counters.connections.inc();
                 cx.counters.dest(dest.id).connections.inc();
                 cx.counters.connections.set(self.len() as u64);
+                if let Some(tell) = cx.tell {
+                    tell.begin::<F>(self.config.worker, inserted.index, Told::default());
+                }
                 Ok(inserted.index)
             }
             Err(e) => {
@@ -666,7 +684,18 @@ impl Director {
         let conn = self.advance(cx, p, index, Some(dest), Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
         count_in(cx, ServiceId(service), dest.id, p.ip.len());
+        if let Some(tell) = cx.tell {
+            self.offer_to_peers::<F>(cx, tell, index);
+        }
         self.dispatch(cx, p, dest, daddr, dport, sink)
+    }
+
+    /// Offers a connection to peers after a client's packet.
+    #[inline(never)]
+    fn offer_to_peers<F: Side>(&mut self, cx: &Context<'_>, tell: &Tell, index: ConnIdx) {
+        let worker = self.config.worker;
+        let conn = F::table(self).get(index);
+        tell.packet::<F>(worker, index, conn, cx.templates, cx.now);
     }
 
     /// A server's packet of a connection: state, counters, and back to the client with the virtual address.

@@ -6,6 +6,7 @@ pub mod director;
 pub mod exception;
 pub mod fib;
 pub mod snapshot;
+pub mod tell;
 
 pub use defs::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,

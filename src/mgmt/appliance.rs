@@ -28,7 +28,7 @@ use crate::forward::{PortId, Prefix, Snapshot, Way};
 use crate::io::PacketIo;
 use crate::net::{Mac, PacketBuf, Tick};
 use crate::worker::assemble::{self, PortParts, Sizes};
-use crate::worker::{Defence, Plane, Ring, Worker};
+use crate::worker::{Defence, Plane, Ring, SyncDuty, Worker};
 
 /// How often the management core looks at the rings of the exception path. The kernel's answers are late by so much.
 const PUMP: Duration = Duration::from_millis(1);
@@ -199,6 +199,7 @@ async fn run_here<I: PacketIo + 'static>(
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: sizes.connections as u64,
+        sync: SyncDuty::default(),
     });
     let manager = Manager::new(
         Options {

@@ -21,7 +21,7 @@ use crate::table::{
     AdminState, DestId, Method, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef,
     Templates,
 };
-use crate::worker::{Command, ConnRow, Defence, Plane, WorkerShared};
+use crate::worker::{Command, ConnRow, Defence, Plane, SyncDuty, WorkerShared};
 
 /// Slots for services and servers in [`plane`].
 pub const SLOTS: (usize, usize) = (4, 8);
@@ -108,6 +108,7 @@ pub fn plane(workers: usize) -> Arc<Plane> {
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: 1000,
+        sync: SyncDuty::default(),
     })
 }
 

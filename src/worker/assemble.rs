@@ -129,6 +129,10 @@ pub fn workers<I: PacketIo>(
                 .collect()
         })
         .collect();
+    if let Some(first) = directors.first() {
+        // All have the same.
+        let _ = plane.sync.places.set(first.places());
+    }
     directors
         .into_iter()
         .enumerate()

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 
 use super::Worker;
 use super::assemble::{self, PortParts, Sizes};
-use super::shared::{ConnPage, ConnRow, Defence, Plane};
+use super::shared::{ConnPage, ConnRow, Defence, Plane, SyncDuty};
 use crate::forward::defence::Mode;
 use crate::forward::{BuildError, Fib, FibInput, PortId, Registry, Setup, Side, Snapshot};
 use crate::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
@@ -81,6 +81,7 @@ impl Lockstep {
             stop: AtomicBool::new(false),
             defence: Defence::default(),
             connections_capacity: sizes.connections as u64,
+            sync: SyncDuty::default(),
         });
         let largest = setup
             .ports

@@ -14,17 +14,18 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use arrayvec::ArrayVec;
 
 pub use outbound::{Moved, Outbound, Ring, Wiring};
 pub use shared::{
-    AnyPeerConn, Command, ConnPage, ConnRow, Defence, PeerRow, Plane, SyncPage, SyncRows, SyncWork,
-    WorkerShared,
+    AnyPeerConn, Command, ConnPage, ConnRow, Defence, PeerRow, Plane, SyncDuty, SyncPage, SyncRows,
+    SyncWork, WorkerShared,
 };
 pub use wait::Owed;
 
 use crate::forward::director::is_peers;
+use crate::forward::tell::Tell;
 use crate::forward::{Context, Director, Pieces, PortId, Side, Snapshot};
 use crate::io::{BURST, Burst, PacketIo};
 use crate::net::{Af, Tick, V4, V6};
@@ -45,12 +46,24 @@ impl Deref for Published {
     }
 }
 
+/// The published pointer to what peers are told.
+#[derive(Clone, Debug)]
+struct Telling(Arc<Plane>);
+
+impl Deref for Telling {
+    type Target = ArcSwapOption<Tell>;
+    fn deref(&self) -> &Self::Target {
+        &self.0.sync.tell
+    }
+}
+
 /// One worker: a core's share of the appliance.
 #[derive(Debug)]
 pub struct Worker<I: PacketIo> {
     plane: Arc<Plane>,
     shared: Arc<WorkerShared>,
     snapshot: Cache<Published, Arc<Snapshot>>,
+    tell: Cache<Telling, Option<Arc<Tell>>>,
     inner: Inner<I>,
 }
 
@@ -78,6 +91,7 @@ impl<I: PacketIo> Worker<I> {
         Self {
             plane: Arc::clone(plane),
             snapshot: Cache::new(Published(Arc::clone(plane))),
+            tell: Cache::new(Telling(Arc::clone(plane))),
             shared,
             inner: Inner {
                 director,
@@ -115,6 +129,8 @@ impl<I: PacketIo> Worker<I> {
             snapshot,
             templates: &self.plane.templates,
             defence: self.plane.defence.active.get(),
+            tell: self.tell.load().as_deref(),
+            off_duty: self.plane.sync.off_duty.load(Ordering::Relaxed),
             counters: &self.shared.counters,
             ingress: PortId(0),
             handed: false,

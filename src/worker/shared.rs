@@ -4,13 +4,14 @@
 //! are boxes that the management core allocated, so a worker never allocates for them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::queue::ArrayQueue;
 
 use crate::forward::defence::{Active, Published};
+use crate::forward::tell::Tell;
 use crate::forward::{PeerConn, PeerOutcome, PortId, Service, Snapshot};
 use crate::net::{Af, Tick, V4, V6};
 use crate::sync::entry::EntryId;
@@ -190,6 +191,19 @@ pub struct Plane {
     pub defence: Defence,
     /// Connections that all workers' tables can hold together.
     pub connections_capacity: u64,
+    /// What state sync asks of the packet path.
+    pub sync: SyncDuty,
+}
+
+/// What state sync asks of the packet path. Nothing, as long as it does not run.
+#[derive(Debug, Default)]
+pub struct SyncDuty {
+    /// What peers of the `ipvs` format are told.
+    pub tell: ArcSwapOption<Tell>,
+    /// Set while another director serves and clients' packets are the kernel's (`backup_only`).
+    pub off_duty: AtomicBool,
+    /// Entries of a worker's tables, IPv4 and IPv6, as [`Tell::new`] wants them.
+    pub places: OnceLock<(usize, usize)>,
 }
 
 impl Plane {

@@ -18,7 +18,7 @@ use crate::io::mem::{BenchIo, Frames, MemPool};
 use crate::net::{Family, FlowKey, HashKey, L3, Tick, parse};
 use crate::worker::assemble::{self, PortParts};
 use crate::worker::lockstep::StartError;
-use crate::worker::{Defence, Plane, Worker};
+use crate::worker::{Defence, Plane, SyncDuty, Worker};
 
 /// Bytes of captures that are held in memory.
 const MEMORY_MAX: usize = 4 << 30;
@@ -110,6 +110,7 @@ fn prepare(setup: &Setup, options: &Options, dealt: Dealt) -> Result<Prepared, R
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: options.sizes.connections as u64,
+        sync: SyncDuty::default(),
     });
     plane.judge();
     let largest = setup

@@ -27,7 +27,12 @@ impl Director {
         if self.throttled(cx, service.id) {
             return Verdict::Drop(DropReason::Overload);
         }
-        let Chosen { dest, counted, .. } = match self.choose(cx, p, service, mark, Use::Packet) {
+        let Chosen {
+            dest,
+            counted,
+            template,
+            ..
+        } = match self.choose(cx, p, service, mark, Use::Packet) {
             Ok(chosen) => chosen,
             Err(refused) => return self.refuse(cx, p, service, refused, sink),
         };
@@ -38,6 +43,9 @@ impl Director {
         cx.counters.service(service.id).connections.inc();
         cx.counters.dest(dest.id).connections.inc();
         count_in(cx, service.id, dest.id, p.ip.len());
+        if let (Some(tell), Some(at)) = (cx.tell, template) {
+            tell.one_packet(self.config.worker, at, cx.templates, cx.now);
+        }
         let port = server_port(service, dest, p.ip.flow.dst_port);
         let addr = F::from_ip(dest.addr).unwrap_or_default();
         self.dispatch(cx, p, dest, addr, port, sink)

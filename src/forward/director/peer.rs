@@ -12,6 +12,7 @@ use super::{
 use crate::forward::snapshot::{Service, Snapshot};
 use crate::net::packet::proto;
 use crate::net::{DropReason, Family, FlowKey, PacketBuf, rewrite};
+use crate::sync::master::Told;
 use crate::table::{
     Conn, ConnIdx, Dest, Direction, Ends, Hit, Method, NONE, ServiceId, TemplateRef, flag,
 };
@@ -176,6 +177,10 @@ impl Director {
             return PeerOutcome::Refused;
         };
         cx.counters.connections.set(self.len() as u64);
+        if let Some(tell) = cx.tell {
+            let told = Told::received(peer.state);
+            tell.begin::<F>(self.config.worker, index, told);
+        }
         if conn.session != 0 {
             self.take_session::<F, B>(cx, index, sink);
         }
@@ -209,6 +214,10 @@ impl Director {
             }
         }
         F::table(self).set_timeout(index, peer.ticks(), cx.now);
+        if let Some(tell) = cx.tell {
+            let told = Told::received(peer.state);
+            tell.begin::<F>(self.config.worker, index, told);
+        }
         if F::table(self).get(index).dest == NONE {
             self.bind_late::<F>(cx, index);
         }

@@ -356,6 +356,16 @@ impl<W: Word> Table<W> {
         self.change_live(at, |live| Some(live.at(now)?.used(now, terms.timeout)))
     }
 
+    /// The template's stored timeout in ticks, and whether a connection under it was established; nothing if it has ended.
+    #[must_use]
+    pub fn told_of(&self, at: TemplateRef) -> Option<(u32, bool)> {
+        let entry = self.entry_of(at)?;
+        let terms = Terms::unpack(entry.terms.load());
+        let bound = Bound::unpack(entry.dest.load());
+        let live = self.live(at, bound)?;
+        Some((live.timeout(terms.timeout), bound.assured))
+    }
+
     /// When the template's timer fires; nothing if the template has ended.
     #[must_use]
     pub fn deadline(&self, at: TemplateRef) -> Option<Tick> {
