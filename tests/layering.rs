@@ -12,7 +12,10 @@ const RULES: &[(&str, &[&str])] = &[
     ("sched", &["net", "table"]),
     ("sync", &["net", "table"]),
     ("forward", &["net", "table", "sched", "persist", "sync"]),
-    ("config", &["net", "table", "sched", "persist", "forward"]),
+    (
+        "config",
+        &["net", "table", "sched", "persist", "sync", "forward"],
+    ),
     ("io", &["net"]),
     ("worker", &["net", "table", "forward", "sync", "io"]),
     (

@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use super::lower::{Lowered, lower};
-use super::model::{Config, EngineName, IpFamily, KeyType, Persistence};
+use super::model::{Config, EngineName, IpFamily, KeyType, Persistence, StateSync, SyncFormat};
 use super::problem::{Place, Problem, Report, Severity};
 use super::tree::{self, MAX_BYTES};
-use super::values::Netmask;
+use super::values::{Netmask, Period, Share, SyncAddress};
 use super::{decode, rules};
+use crate::net::Tick;
+use crate::sync::settings::{Format, Settings};
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -119,6 +122,7 @@ fn config(text: &str, cpus: Option<&BTreeSet<u16>>, report: &mut Report<'_>) -> 
 
 /// Fills in the defaults that depend on other values.
 fn fill(config: &mut Config) {
+    fill_sync(&mut config.sync);
     for service in config.services.iter_mut() {
         if service.name.is_none() {
             service.name = service.default_name();
@@ -140,6 +144,37 @@ fn fill(config: &mut Config) {
             key.unit.get_or_insert_default();
         }
     }
+}
+
+/// Only what the format has, so that what is printed says nothing that means nothing.
+fn fill_sync(sync: &mut StateSync) {
+    let s = Settings::default();
+    if sync.peers.is_empty() {
+        sync.group.get_or_insert(SyncAddress(s.group));
+    }
+    if sync.format == SyncFormat::Polder {
+        let id = Format::Polder.default_sync_id();
+        sync.sync_id.get_or_insert(id);
+        sync.encrypt.get_or_insert(s.encrypt);
+        sync.interval.get_or_insert(Period(s.interval));
+        sync.ready
+            .coverage
+            .get_or_insert(Share::of(s.ready_coverage));
+        return;
+    }
+    let version = crate::sync::ipvs::Version::V1;
+    sync.sync_id
+        .get_or_insert(Format::Ipvs(version).default_sync_id());
+    sync.sync_version.get_or_insert(version.number());
+    if sync.sync_threshold.is_empty() {
+        sync.sync_threshold = [s.policy.threshold, s.policy.period].into_iter().collect();
+    }
+    let refresh = Duration::from_secs((s.policy.refresh / Tick::PER_SECOND).into());
+    sync.sync_refresh_period.get_or_insert(Period(refresh));
+    sync.sync_retries.get_or_insert(s.policy.retries);
+    sync.sync_ports.get_or_insert(s.ports);
+    sync.sync_persist_mode
+        .get_or_insert(s.policy.templates_only);
 }
 
 fn fill_persistence(persistence: &mut Persistence, family: Option<IpFamily>) {

@@ -7,6 +7,7 @@
 //! in the tree, not in the model.
 
 mod sessions;
+mod sync;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -67,6 +68,7 @@ pub(super) fn check(config: &Config, tree: &Tree, doubts: &Doubts, report: &mut 
     rules.marks();
     rules.services();
     rules.totals();
+    rules.sync();
     rules.control();
 }
 

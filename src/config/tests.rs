@@ -1,6 +1,7 @@
 //! Broken configurations and what is said of each.
 
 mod sessions;
+mod sync;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -186,11 +187,6 @@ fn keys_are_checked() {
             "nothing near",
             format!("{PORT}{WEB}metrics: {{colour: red}}\n"),
             &["3:11: error: metrics.colour: unknown key; known here are `listen` and `detail`"],
-        ),
-        row(
-            "a later release's",
-            format!("{PORT}{WEB}sync: {{role: master}}\n"),
-            &["3:1: error: sync: this release of Polder does not have `sync` yet"],
         ),
         row(
             "duplicate key",
