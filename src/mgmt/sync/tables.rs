@@ -443,6 +443,7 @@ impl Tables {
             ticks,
             assured: entry.assured,
             client: entry.client,
+            moves: true,
         };
         self.put_template(&snapshot, &key, dest, &terms, now)
     }
@@ -488,10 +489,10 @@ impl Tables {
             let deadline = templates.deadline(at);
             let mine = deadline.is_none_or(|deadline| !self.is_peers(at, deadline));
             let newer = deadline.is_none_or(|deadline| now.plus(terms.remaining).reached(deadline));
-            if mine && !newer {
+            if terms.moves && mine && !newer {
                 return true;
             }
-            if had != dest.id {
+            if terms.moves && had != dest.id {
                 dest.shared.bind_template();
                 if templates.repoint(at, had, dest.id) == Repoint::Moved {
                     if let Some(old) = snapshot.dest(had) {
@@ -646,6 +647,9 @@ pub struct TemplateTerms {
     pub assured: bool,
     /// The client, for limits.
     pub client: [u8; 16],
+    /// Whether a template that is there is led to the peer's server, unless it was used here later. In IPVS it never is
+    /// (specification §9.9).
+    pub moves: bool,
 }
 
 fn key_of(service: ServiceId, entry: &TemplateEntry) -> TemplateKey<'_> {
