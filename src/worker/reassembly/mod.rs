@@ -46,7 +46,7 @@ mod tests;
 use arrayvec::ArrayVec;
 
 pub use datagram::{Datagram, Piece};
-pub use info::{DatagramKey, FragmentInfo, owner_of_fragments};
+pub use info::{DatagramKey, FragmentInfo};
 
 use crate::forward::PortId;
 use crate::net::{Addr6, Af, DropReason, HashKey, PacketBuf, Tick};
