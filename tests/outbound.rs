@@ -10,7 +10,7 @@ use polder::forward::{
 };
 use polder::io::mem::{MemBuf, MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{Frame, fragment, verify};
-use polder::net::{DropReason, HashKey, Mac, PacketBuf, Tick};
+use polder::net::{DropReason, HashKey, Mac, PacketBuf, Tick, parse};
 use polder::worker::{Moved, Outbound, Owed, Ring, Wiring, WorkerShared};
 
 const BUFFERS: usize = 256;
@@ -75,6 +75,13 @@ impl Bench {
         let buf = self.buf(frame);
         self.given += 1;
         self.out.accept(PORT, buf, verdict);
+    }
+
+    fn collect(&mut self, frame: &[u8]) {
+        let buf = self.buf(frame);
+        self.given += 1;
+        let packet = parse(frame).expect("a whole frame");
+        self.out.collect(PORT, buf, &packet);
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
@@ -516,5 +523,20 @@ fn a_datagram_is_handed_over_whole_or_not_at_all() {
     };
     let popped = [bench.to_other.pop(), bench.to_other.pop()].map(last);
     assert_eq!(popped, [false, true]);
+    bench.end();
+}
+
+#[test]
+fn a_datagram_that_was_refused_is_forgotten_after_its_time() {
+    let mut bench = Bench::new(Has::default());
+    let whole = udp("198.51.100.1:1000", "192.0.2.9:9", 2000);
+    for mtu in [1500, 600] {
+        bench.collect(&fragment(&whole, mtu)[0]);
+    }
+    assert_eq!(bench.dropped(DropReason::FragmentOverlap), 2);
+    bench.out.begin(Tick(30 * Tick::PER_SECOND - 1));
+    assert_eq!(bench.out.expire_fragments(), 0);
+    bench.out.begin(Tick(30 * Tick::PER_SECOND));
+    assert_eq!(bench.out.expire_fragments(), 1, "no frame of it is held");
     bench.end();
 }

@@ -142,7 +142,9 @@ impl<I: PacketIo> Outbound<I> {
 
     /// Ends datagrams whose other fragments did not come in time, some at a time; returns how many.
     pub fn expire_fragments(&mut self) -> usize {
-        if self.fragments.held() == 0 {
+        // What was refused is remembered without a frame, and has its time as well.
+        let due = |at: Tick| self.now.reached(at);
+        if !self.fragments.next_deadline().is_some_and(due) {
             return 0;
         }
         let counters = &self.shared.counters;
