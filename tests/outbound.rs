@@ -499,6 +499,39 @@ fn datagrams_that_another_worker_hands_over_one_after_the_other_stay_apart() {
 }
 
 #[test]
+fn what_has_come_of_a_datagram_is_held_and_dropped_at_the_end() {
+    let mut bench = Bench::new(Has::default());
+    let held = |bench: &Bench| {
+        let c = &bench.shared.counters;
+        (c.held.get(), c.fragments_held.get())
+    };
+    let [first, second] = &pieces(1000)[..] else {
+        panic!("two")
+    };
+    bench.given = 3;
+    for (n, (frame, last)) in [(first, false), (second, true), (first, false)]
+        .into_iter()
+        .enumerate()
+    {
+        let buf = bench.buf(frame);
+        bench.out.arrive(1, PORT, buf, last);
+        assert_eq!(held(&bench), (n as u64 + 1, n as u64 + 1));
+    }
+    let (mut got, mut message) = (Pieces::new(), Vec::new());
+    assert!(bench.out.next_datagram(&mut got, &mut message).is_some());
+    assert_eq!(held(&bench), (1, 1), "the half one");
+    for (ingress, buf) in got {
+        bench
+            .out
+            .accept(ingress, buf, Verdict::Transmit(egress(1500)));
+    }
+    bench.out.drop_waiting();
+    assert_eq!(held(&bench), (0, 0));
+    assert_eq!(bench.dropped(DropReason::FragmentTimeout), 1);
+    assert_eq!(bench.end().len(), 2);
+}
+
+#[test]
 fn a_datagram_is_handed_over_whole_or_not_at_all() {
     let mut bench = Bench::new(Has::default());
     let other = bench.buf(&small());

@@ -84,6 +84,8 @@ pub struct Outbound<I: PacketIo> {
     whole: VecDeque<Whole<I::Buf>>,
     /// By worker: the fragments that have come of the datagram that it is handing over.
     arriving: Vec<Pieces<I::Buf>>,
+    /// Frames in `arriving` and `whole`.
+    gathered: usize,
     /// How many packets were split here, and the worker's number above [`FRAGMENT_ID_MASK`]: together an identification
     /// that no other worker gives.
     fragment_id: u32,
@@ -132,6 +134,7 @@ impl<I: PacketIo> Outbound<I> {
             fragments: Reassembly::new(fragment_key),
             whole: VecDeque::with_capacity(2 * BURST),
             arriving,
+            gathered: 0,
         }
     }
 
@@ -157,14 +160,16 @@ impl<I: PacketIo> Outbound<I> {
     /// A fragment of a datagram that the worker `from` hands over.
     pub fn arrive(&mut self, from: usize, ingress: PortId, buf: I::Buf, last: bool) {
         // A worker hands over as many as there can be at most.
-        if self.arriving[from].try_push((ingress, buf)).is_err() {
-            self.shared.counters.drop(DropReason::Internal);
+        match self.arriving[from].try_push((ingress, buf)) {
+            Ok(()) => self.gathered += 1,
+            Err(_) => self.shared.counters.drop(DropReason::Internal),
         }
         if last {
             // The next one that the worker hands over may be right behind it.
             let pieces = std::mem::take(&mut self.arriving[from]);
             self.whole.push_back(Whole::From(pieces));
         }
+        self.count_held();
     }
 
     /// The next whole datagram: its fragments, and its transport header with all that follows.
@@ -186,12 +191,13 @@ impl<I: PacketIo> Outbound<I> {
                 Next { handed: true }
             }
         };
+        self.gathered -= pieces.len();
         self.count_held();
         Some(next)
     }
 
     fn count_held(&self) {
-        let fragments = self.fragments.held() as u64;
+        let fragments = (self.fragments.held() + self.gathered) as u64;
         let counters = &self.shared.counters;
         counters.fragments_held.set(fragments);
         counters.held.set(self.held + fragments);
@@ -221,8 +227,15 @@ impl<I: PacketIo> Outbound<I> {
         self.waiting = room;
     }
 
-    /// Drops all that waits, at the end.
+    /// Drops what waits for a neighbour, and what came of datagrams that nobody will hand over to their end.
     pub fn drop_waiting(&mut self) {
+        for pieces in &mut self.arriving {
+            self.gathered -= pieces.len();
+            for _ in pieces.drain(..) {
+                self.shared.counters.drop(DropReason::FragmentTimeout);
+            }
+        }
+        self.count_held();
         let mut room = std::mem::take(&mut self.waiting);
         let now = self.now.plus(super::wait::WAIT_TICKS);
         room.sweep(
@@ -409,6 +422,7 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         let added = self.fragments.add(self.now, ingress, &info, buf, lose);
         if let Added::Complete(datagram) = added {
             counters.datagrams_reassembled.inc();
+            self.gathered += datagram.pieces.len();
             self.whole.push_back(Whole::Here(datagram));
         }
         self.count_held();
