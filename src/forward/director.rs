@@ -454,15 +454,12 @@ impl Director {
         (owner != self.config.worker).then_some(owner)
     }
 
-    /// What keeps a packet from being scheduled, whatever its service.
+    /// What keeps a packet whose transport header is whole from being scheduled, whatever its service.
     fn unschedulable<F: Side, B: PacketBuf>(
         cx: &Context<'_>,
         p: &Carried<'_, F, B>,
     ) -> Option<Verdict> {
         let ip = &*p.ip;
-        if !ip.l4_whole {
-            return Some(Verdict::Drop(DropReason::L4Short));
-        }
         // What is of no connection and starts none is passed on: the kernel, which has the address, answers as for any
         // closed port.
         let verdict = match ip.flow.proto {
@@ -478,11 +475,9 @@ impl Director {
         verdict.or_else(|| Self::misplaced(ip))
     }
 
-    /// What keeps a packet from being any service's.
+    /// What keeps a packet from being any service's, if its transport header is whole.
     fn misplaced<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
-        if !ip.l4_whole {
-            Some(Verdict::Drop(DropReason::L4Short))
-        } else if !is_valid_source::<F>(ip.flow.src) {
+        if !is_valid_source::<F>(ip.flow.src) {
             Some(Verdict::Drop(DropReason::IpSource))
         } else if ip.flow.src_port == FTP_DATA {
             Some(Verdict::Punt)
@@ -500,6 +495,9 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        if !p.ip.l4_whole {
+            return Verdict::Drop(DropReason::L4Short);
+        }
         let limit = service.def.new_connections_per_second != 0;
         let sctp = p.ip.flow.proto == proto::SCTP;
         if limit

@@ -21,6 +21,9 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        if !p.ip.l4_whole {
+            return Verdict::Drop(DropReason::L4Short);
+        }
         if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
         }
