@@ -734,6 +734,28 @@ mod limit {
     }
 
     #[test]
+    fn what_sloppy_tcp_lets_begin_a_connection_counts_against_the_limit() {
+        let sloppy = |method| {
+            let mut setup = setup(web(method, 5));
+            setup.switches.sloppy_tcp = true;
+            setup
+        };
+        let mut bed = Bed::with(&sloppy(Method::Masq), 1);
+        let passed = (0..20).filter(|n| !bed.tcp(*n, ACK).is_empty()).count();
+        assert_eq!((passed, bed.drops()), (5, [("overload", 15)].into()));
+        let mut bed = Bed::with(&sloppy(Method::Direct), 1);
+        let first: Vec<u8> = (0..20).map(|n| server_of(&bed.tcp(n, ACK))).collect();
+        assert_eq!(bed.ports(), [0, 1, 2, 3, 4]);
+        assert_eq!(unremembered(&bed), 15);
+        bed.pass(1);
+        for n in (0..20).rev() {
+            assert_eq!(server_of(&bed.tcp(n, ACK)), first[usize::from(n)]);
+        }
+        assert_eq!(bed.ports(), [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]);
+        bed.check_identity();
+    }
+
+    #[test]
     fn a_persistent_flow_above_the_limit_is_refused() {
         let service = ServiceDef {
             persistence: Some(Persistence {
