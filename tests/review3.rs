@@ -1126,6 +1126,36 @@ fn sessions_of_a_payload_key_have_limits_of_their_own() {
 }
 
 #[test]
+fn a_payload_key_for_which_there_is_no_room_is_counted_as_too_long() {
+    for (scheduler, served) in [("rr", false), ("offh", true)] {
+        let service = ServiceDef {
+            scheduler: scheduler.into(),
+            ..keyed(None, 0, 256)
+        };
+        let sizes = Sizes {
+            templates: 4096,
+            ..SIZES
+        };
+        let mut bed = sized(&setup(vec![service]), 1, &sizes);
+        let (mut sent, mut last) = (0u16, Vec::new());
+        while bed.sum(|c| c.services[0].no_key_long.get()) == 0 {
+            let payload = [sent.to_be_bytes(); 150].concat();
+            last = bed.client(&from_client().udp(client(sent), at(VPN), &payload));
+            sent += 1;
+            assert!(sent < 3000, "the room for long keys is bounded");
+        }
+        assert_eq!(!last.is_empty(), served);
+        let refused = bed.sum(|c| c.services[0].rejected_template_table_full.get());
+        let untracked = bed.sum(|c| c.services[0].sessions_untracked.get());
+        assert_eq!(
+            (refused, untracked),
+            (u64::from(!served), u64::from(served))
+        );
+        bed.check_counts();
+    }
+}
+
+#[test]
 fn a_call_id_for_which_there_is_no_room_falls_back_to_its_client() {
     let mut bed = sized(&setup(vec![sip_service()]), 1, &SIZES);
     let long = |n: u32| sip(&format!("{n}{}", "x".repeat(30_000)));
