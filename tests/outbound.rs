@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use polder::forward::{
-    Egress, Fib, FibInput, NeighbourDef, Pieces, PortDef, PortId, Sink, Verdict,
+    Egress, Fib, FibInput, NeighbourDef, Piece, Pieces, PortDef, PortId, Sink, Verdict,
 };
 use polder::io::mem::{MemBuf, MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{Frame, fragment, verify};
@@ -69,6 +69,18 @@ impl Bench {
         let mut buf = self.pool.alloc().expect("a free buffer");
         assert!(buf.assign(frame));
         buf
+    }
+
+    /// A fragment of an IPv4 datagram without options.
+    fn piece(&self, frame: &[u8]) -> Piece<MemBuf> {
+        let header = 14 + 20;
+        Piece {
+            buf: self.buf(frame),
+            ingress: PORT,
+            payload: header,
+            len: u16::try_from(frame.len()).expect("a frame") - header,
+            offset: (u16::from_be_bytes([frame[20], frame[21]]) & 0x1fff) * 8,
+        }
     }
 
     fn accept(&mut self, frame: &[u8], verdict: Verdict) {
@@ -482,9 +494,10 @@ fn datagrams_that_another_worker_hands_over_one_after_the_other_stay_apart() {
         let [first, second] = &pieces(port)[..] else {
             panic!("two")
         };
-        let (first, second) = (bench.buf(first), bench.buf(second));
-        bench.out.arrive(1, PORT, first, false);
-        bench.out.arrive(1, PORT, second, true);
+        for (frame, last) in [(first, false), (second, true)] {
+            let piece = bench.piece(frame);
+            bench.out.arrive(1, piece, last);
+        }
     }
     let (mut got, mut message) = (Pieces::new(), Vec::new());
     for port in [1000u16, 1001, 1002] {
@@ -513,17 +526,16 @@ fn what_has_come_of_a_datagram_is_held_and_dropped_at_the_end() {
         .into_iter()
         .enumerate()
     {
-        let buf = bench.buf(frame);
-        bench.out.arrive(1, PORT, buf, last);
+        let piece = bench.piece(frame);
+        bench.out.arrive(1, piece, last);
         assert_eq!(held(&bench), (n as u64 + 1, n as u64 + 1));
     }
     let (mut got, mut message) = (Pieces::new(), Vec::new());
     assert!(bench.out.next_datagram(&mut got, &mut message).is_some());
     assert_eq!(held(&bench), (1, 1), "the half one");
-    for (ingress, buf) in got {
-        bench
-            .out
-            .accept(ingress, buf, Verdict::Transmit(egress(1500)));
+    for piece in got {
+        let verdict = Verdict::Transmit(egress(1500));
+        bench.out.accept(piece.ingress, piece.buf, verdict);
     }
     bench.out.drop_waiting();
     assert_eq!(held(&bench), (0, 0));
@@ -538,7 +550,7 @@ fn a_datagram_is_handed_over_whole_or_not_at_all() {
     assert!(bench.to_other.push(Moved::Rx(PORT, other)).is_ok());
     let bufs = |bench: &Bench| -> Pieces<MemBuf> {
         let all = pieces(7);
-        all.iter().map(|f| (PORT, bench.buf(f))).collect()
+        all.iter().map(|f| bench.piece(f)).collect()
     };
     // One place is left for two fragments.
     let mut two = bufs(&bench);
@@ -551,7 +563,7 @@ fn a_datagram_is_handed_over_whole_or_not_at_all() {
     bench.out.hand_over_datagram(1, &mut two);
     bench.given = 4;
     let last = |moved| match moved {
-        Some(Moved::Piece { last, .. }) => last,
+        Some(Moved::Piece(_, last)) => last,
         other => panic!("{other:?}"),
     };
     let popped = [bench.to_other.pop(), bench.to_other.pop()].map(last);

@@ -43,6 +43,7 @@ use crate::table::{
 use ahead::{Ahead, Aheads};
 use choice::{Chosen, Refused};
 use datagram::Applied;
+pub use datagram::{PIECES_MAX, Piece, Pieces};
 pub use session::Evict;
 
 /// What is to be done with a frame.
@@ -82,12 +83,6 @@ pub trait Sink<B: PacketBuf> {
     /// Sends a frame that the director made itself.
     fn send_own(&mut self, buf: B, verdict: Verdict);
 }
-
-/// Fragments of one datagram at most.
-pub const PIECES_MAX: usize = 64;
-
-/// The fragments of one datagram in the order of their offsets, each with the port that it came in by.
-pub type Pieces<B> = arrayvec::ArrayVec<(PortId, B), PIECES_MAX>;
 
 /// What comes with a burst.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ pub use defs::{
     Switches, Timeouts,
 };
 pub use director::{
-    Context, Director, DirectorConfig, Evict, PIECES_MAX, Pieces, Side, Sink, Verdict,
+    Context, Director, DirectorConfig, Evict, PIECES_MAX, Piece, Pieces, Side, Sink, Verdict,
 };
 pub use fib::{Egress, Fib, FibInput, Way};
 pub use snapshot::{BuildError, Registry, Service, Services, Snapshot};

@@ -233,9 +233,9 @@ impl<I: PacketIo> Inner<I> {
                         cx.counters.handed_in.add(u64::from(frame.stands_for));
                         self.out.send_complete(port, frame);
                     }
-                    Moved::Piece { ingress, buf, last } => {
+                    Moved::Piece(piece, last) => {
                         cx.counters.handed_in.inc();
-                        self.out.arrive(from, ingress, buf, last);
+                        self.out.arrive(from, piece, last);
                     }
                     Moved::Evict(evict) => self.director.evict(&cx, evict),
                 }

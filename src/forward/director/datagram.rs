@@ -4,10 +4,43 @@
 //! engine's eyes; what was done to it is done to the others. So the checksum, which covers the whole, is right after an
 //! incremental update of the first, and no fragment is larger on the way out than it was on the way in.
 
-use super::{Carried, Context, Director, Known, Pieces, Side, Sink, Verdict, owner};
+use super::{Carried, Context, Director, Known, Side, Sink, Verdict, owner};
 use crate::forward::defs::{PortId, address_bytes};
 use crate::net::{Af, DropReason, Family, HashKey, Ip, L3, PacketBuf, parse};
 use crate::table::{Dest, DestId};
+
+/// Fragments of one datagram at most.
+pub const PIECES_MAX: usize = 64;
+
+/// The fragments of one datagram in the order of their offsets.
+pub type Pieces<B> = arrayvec::ArrayVec<Piece<B>, PIECES_MAX>;
+
+/// One fragment's frame, as received.
+#[derive(Debug)]
+pub struct Piece<B> {
+    /// The frame.
+    pub buf: B,
+    /// The port that it came in by.
+    pub ingress: PortId,
+    /// Where its part of the datagram's payload starts, in bytes from the frame's first.
+    pub payload: u16,
+    /// Bytes of that part.
+    pub len: u16,
+    /// Where that part belongs in the datagram's payload, in bytes.
+    pub offset: u16,
+}
+
+impl<B: PacketBuf> Piece<B> {
+    /// Its part of the datagram's payload; empty when the frame was cut since.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let from = usize::from(self.payload);
+        self.buf
+            .data()
+            .get(from..from + usize::from(self.len))
+            .unwrap_or(&[])
+    }
+}
 
 /// What was done to a first fragment.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +97,8 @@ impl Director {
         Verdict::Collect
     }
 
-    /// Decides on a whole datagram: `pieces` are its fragments in order, `message` is its transport header and all that
-    /// follows. Leaves `pieces` empty.
+    /// Decides on a whole datagram: `pieces` are its fragments, `message` is its transport header and all that follows.
+    /// Leaves `pieces` empty.
     pub fn datagram<B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
@@ -74,7 +107,12 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) {
         self.applied = None;
-        let Some((ingress, first)) = pieces.first_mut() else {
+        let Some(Piece {
+            ingress,
+            buf: first,
+            ..
+        }) = pieces.first_mut()
+        else {
             return;
         };
         let cx = &Context {
@@ -91,14 +129,14 @@ impl Director {
             sink.hand_over_datagram(worker, pieces);
             return;
         }
-        for (i, (ingress, mut buf)) in pieces.drain(..).enumerate() {
+        for (i, mut piece) in pieces.drain(..).enumerate() {
             let own = match verdict {
                 Verdict::Transmit(_) | Verdict::Wait { .. } if i > 0 => {
-                    self.later(cx, ingress, &mut buf, sink)
+                    self.later(cx, piece.ingress, &mut piece.buf, sink)
                 }
                 same => same,
             };
-            sink.accept(ingress, buf, own);
+            sink.accept(piece.ingress, piece.buf, own);
         }
     }
 

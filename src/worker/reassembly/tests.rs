@@ -87,7 +87,7 @@ impl Rig {
         let whole = match added {
             Added::Complete(datagram) => {
                 self.complete += datagram.pieces.len();
-                Some(taken(&datagram))
+                Some(taken(datagram))
             }
             Added::Held | Added::Lost => None,
         };
@@ -132,7 +132,7 @@ impl Rig {
     }
 }
 
-fn taken(datagram: &Datagram<Tagged>) -> (Vec<u32>, Vec<u8>) {
+fn taken(datagram: Datagram<Tagged>) -> (Vec<u32>, Vec<u8>) {
     let mut at = 0;
     for piece in &datagram.pieces {
         assert_eq!(piece.offset, at, "pieces come in order, without gaps");
@@ -140,9 +140,11 @@ fn taken(datagram: &Datagram<Tagged>) -> (Vec<u32>, Vec<u8>) {
     }
     assert_eq!(at, datagram.len);
     let mut out = Vec::with_capacity(DATAGRAM_BYTES_MAX as usize);
-    datagram.gather(&mut out);
-    assert_eq!(out.len(), usize::from(datagram.len - datagram.transport));
-    (datagram.pieces.iter().map(|p| p.buf.tag).collect(), out)
+    let carried = datagram.len - datagram.transport;
+    let pieces = datagram.from_transport();
+    gather(&pieces, &mut out);
+    assert_eq!(out.len(), usize::from(carried));
+    (pieces.iter().map(|p| p.buf.tag).collect(), out)
 }
 
 fn info_of(frame: &[u8]) -> FragmentInfo {
