@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Carried, Context, Director, Side, Sink, Verdict, count_in, server_port};
+use super::scheduling::server_port;
+use super::{Carried, Context, Director, Side, Sink, Verdict, count_in};
 use crate::forward::snapshot::Service;
 use crate::net::packet::{proto, tcp_flags};
 use crate::net::{DropReason, Family, FlowKey, Ip, PacketBuf, Tick, V4, V6};
