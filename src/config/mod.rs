@@ -13,6 +13,7 @@ pub mod model;
 mod problem;
 mod rules;
 mod schema;
+pub mod sessions;
 #[cfg(test)]
 mod tests;
 mod tree;

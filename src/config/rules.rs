@@ -426,13 +426,10 @@ impl Rules<'_, '_, '_> {
                 "`family` is for services of a mark: here the address tells the family; remove it";
             self.error(node, "family", message);
         }
-        if service.port == Some(0)
-            && service.persistence.is_none()
-            && self.sound(node, &["persistence"])
-        {
-            let message = "port 0, which stands for every port, needs `persistence`, so that all ports of a client \
-                           go to one server: add `persistence: {}`, or give a port";
-            self.error(node, "port", message);
+        let port = sessions::mix(service).clashes().find(|c| c.key == "port");
+        if let Some(clash) = port.filter(|_| self.sound(node, &["persistence"])) {
+            let message = format!("{}: {}", clash.why, clash.instead);
+            self.error(node, "port", &message);
         }
     }
 

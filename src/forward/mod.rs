@@ -13,8 +13,8 @@ pub use defs::{
     Switches, Timeouts,
 };
 pub use director::{
-    Context, Director, DirectorConfig, Evict, PIECES_MAX, PeerConn, PeerOutcome, PeerRule, Pieces,
-    Side, Sink, Verdict,
+    Context, Director, DirectorConfig, Evict, PIECES_MAX, PeerConn, PeerOutcome, PeerRule, Piece,
+    Pieces, Side, Sink, Verdict,
 };
 pub use fib::{Egress, Fib, FibInput, Way};
 pub use snapshot::{BuildError, Registry, Service, Services, Snapshot};

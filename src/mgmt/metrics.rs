@@ -158,9 +158,8 @@ static FAMILIES: &[Family] = families! {
         |s, o| o.per_service(s, |x| x.connections);
     "polder_service_connections_rejected_total" Counter ["service", "reason"] Service
         "New connections refused: no_server, no real server was available; table_full, the connection table was full; \
-         template_table_full, the template table or the service's or client's share of it was; no_key, the persistence \
-         engine found no key; overload, the overload \
-         defences refused it."
+         template_table_full, the template table, its room for long keys, or the service's or client's share of it \
+         was; no_key, the persistence engine found no key; overload, the overload defences refused it."
         |s, o| for x in &s.services {
             o.add(&[&x.name, "no_server"], x.rejected.no_server as f64);
             o.add(&[&x.name, "table_full"], x.rejected.table_full as f64);

@@ -114,16 +114,16 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn poll_with(&mut self, now: Tick, expire_budget: usize) -> usize {
+        // The worker is the only writer.
+        if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
+            self.shared.heartbeat.store(now.0, Ordering::Relaxed);
+            self.tell_fill();
+        }
         // One pointer comparison; the snapshot's reference count, which all workers share, is not touched.
         let snapshot = self.snapshot.load();
         self.shared
             .seen_generation
             .store(snapshot.generation, Ordering::Release);
-        // The worker is the only writer.
-        if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
-            self.shared.heartbeat.store(now.0, Ordering::Relaxed);
-            self.shared.counters.fill.set(self.inner.director.fill());
-        }
         let cx = Context {
             now,
             snapshot,
@@ -138,7 +138,7 @@ impl<I: PacketIo> Worker<I> {
         self.inner.poll(cx, &self.shared, expire_budget)
     }
 
-    /// Tells how full the tables are.
+    /// Tells how full the tables are. Once a tick will do, but where time jumps (lockstep) it is told before it is read.
     fn tell_fill(&self) {
         self.shared.counters.fill.set(self.inner.director.fill());
     }
@@ -254,9 +254,9 @@ impl<I: PacketIo> Inner<I> {
                         cx.counters.handed_in.add(u64::from(frame.stands_for));
                         self.out.send_complete(port, frame);
                     }
-                    Moved::Piece { ingress, buf, last } => {
+                    Moved::Piece(piece, last) => {
                         cx.counters.handed_in.inc();
-                        self.out.arrive(from, ingress, buf, last);
+                        self.out.arrive(from, piece, last);
                     }
                     Moved::Evict(evict) => self.director.evict(&cx, evict),
                 }

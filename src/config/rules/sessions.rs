@@ -11,8 +11,9 @@ use crate::config::located::Located;
 use crate::config::lower::{field, quic_config};
 use crate::config::model::{
     EngineName, Forwarding, IpFamily, KeyType, MarkRule, OnNoKey, PayloadKey, Persistence,
-    Protocol, QuicConfig, Service, Unit,
+    Protocol, QuicConfig, Server, Service, Unit,
 };
+use crate::config::sessions::Mix;
 use crate::config::tree::{NodeId, ROOT};
 use crate::config::values::{Cidr, HexBytes, Netmask};
 use crate::persist::field::{FIELD_MAX, PAYLOAD_MAX};
@@ -49,6 +50,27 @@ impl MarkRule {
 
 /// The keys of a field.
 type FieldKeys = (Option<u32>, Option<u32>, Option<Unit>);
+
+/// What of a service decides which of its settings go together.
+pub(super) fn mix(service: &Service) -> Mix {
+    let masq = |s: &Server| s.forwarding == Forwarding::Masq;
+    let key = service.payload_key.as_ref();
+    Mix {
+        protocol: service.protocol,
+        mark: service.mark.is_some(),
+        any_port: service.port == Some(0),
+        one_packet: service.one_packet,
+        limited: service.new_connections_per_second != 0,
+        masq: service.servers.iter().any(|s| masq(s)),
+        persistence: service.persistence.is_some(),
+        engine: service
+            .persistence
+            .as_ref()
+            .is_some_and(|p| p.engine.is_some()),
+        payload_key: key.is_some(),
+        quic: key.is_some_and(|key| key.kind == KeyType::Quic),
+    }
+}
 
 impl Rules<'_, '_, '_> {
     /// The rules that give marks.
@@ -147,37 +169,23 @@ impl Rules<'_, '_, '_> {
             self.persistence(service, persistence, given);
         }
         if let Some(given) = &service.payload_key {
-            self.payload_key(service, payload_key, given);
+            self.payload_key(payload_key, given);
+        }
+        for clash in mix(service).clashes().filter(|clash| clash.key != "port") {
+            let node = if clash.key == "engine" {
+                persistence
+            } else {
+                service.node
+            };
+            let message = format!("{}; {}", clash.why, clash.instead);
+            self.error(node, clash.key, &message);
         }
         self.quic_servers(service);
     }
 
-    /// Specification §5, which has it for UDP only.
     fn one_packet(&mut self, service: &Located<Service>) {
-        if service.one_packet && service.new_connections_per_second != 0 {
-            let message = "`one_packet` makes no connections, so there is nothing that this could limit; remove it";
-            self.error(service.node, "new_connections_per_second", message);
-        }
         if !service.one_packet {
             return;
-        }
-        let node = service.node;
-        let masq = |s: &Located<_>| -> bool {
-            let server: &crate::config::model::Server = s;
-            server.forwarding == Forwarding::Masq
-        };
-        if service.protocol == Some(Protocol::Tcp) {
-            let message = "`one_packet` is for UDP: the packets of a TCP connection can't go to several servers; \
-                           remove it";
-            self.error(node, "one_packet", message);
-        } else if service.protocol == Some(Protocol::Sctp) {
-            let message = "`one_packet` is for UDP: the packets of an SCTP association can't go to several servers; \
-                           remove it";
-            self.error(node, "one_packet", message);
-        } else if service.mark.is_some() && service.servers.iter().any(masq) {
-            let message = "`one_packet` leaves no connection behind by which replies of `masq` servers could get the \
-                           virtual address back, and a mark has none; use `forwarding: direct` or `tunnel`";
-            self.error(node, "one_packet", message);
         }
         let remembers = service.persistence.is_some() || service.payload_key.is_some();
         if COUNTING.contains(&service.scheduler.as_str()) && !remembers {
@@ -186,13 +194,7 @@ impl Rules<'_, '_, '_> {
                  use `scheduler: rr` or `wrr`, or give the service `persistence`",
                 service.scheduler.as_str()
             );
-            self.warning(node, "one_packet", &message);
-        }
-        let quic = |key: &PayloadKey| key.kind == KeyType::Quic;
-        if service.payload_key.as_ref().is_some_and(quic) {
-            let message = "the first packets of a QUIC connection name no server and follow their 5-tuple, of which \
-                           `one_packet` remembers nothing; remove it";
-            self.error(node, "one_packet", message);
+            self.warning(service.node, "one_packet", &message);
         }
     }
 
@@ -315,10 +317,6 @@ impl Rules<'_, '_, '_> {
             let message = "on TCP the server is chosen at the SYN, before any payload: such a service uses its \
                            normal persistence";
             self.warning(node, "engine", message);
-        } else if service.protocol == Some(Protocol::Sctp) {
-            let message = "engines look into UDP packets: on SCTP the server is chosen at the INIT, before any payload; \
-                           remove it, and clients are kept by their address";
-            self.error(node, "engine", message);
         } else if service.mark.is_some() {
             let message = "only UDP packets of the mark are looked into; others, such as TCP, use the service's \
                            normal persistence";
@@ -376,34 +374,7 @@ impl Rules<'_, '_, '_> {
         }
     }
 
-    fn payload_key(&mut self, service: &Located<Service>, node: Option<NodeId>, key: &PayloadKey) {
-        let at = service.node;
-        let refused = if service.protocol == Some(Protocol::Tcp) {
-            Some(
-                "`payload_key` is for UDP: on TCP the server is chosen at the SYN, before any payload; \
-                 use `persistence`",
-            )
-        } else if service.protocol == Some(Protocol::Sctp) {
-            Some(
-                "`payload_key` is for UDP: on SCTP the server is chosen at the INIT, before any payload; \
-                 use `persistence`",
-            )
-        } else if service.mark.is_some() {
-            Some(
-                "`payload_key` needs a UDP service with an address and a port: packets of a mark may be of any \
-                 protocol; use `persistence`",
-            )
-        } else if service.persistence.is_some() {
-            Some(
-                "a service has either `persistence` or a `payload_key`: both decide which server a session stays on; \
-                 remove one of them",
-            )
-        } else {
-            None
-        };
-        if let Some(message) = refused {
-            self.error(at, "payload_key", message);
-        }
+    fn payload_key(&mut self, node: Option<NodeId>, key: &PayloadKey) {
         if !self.sound(node, &["type"]) {
             return;
         }

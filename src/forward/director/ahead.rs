@@ -2,6 +2,7 @@
 //!
 //! What is found out here is a hint. It is passed along so as not to be found out twice, and nothing hangs on it.
 
+use super::carried::udp_payload;
 use super::{Context, Director, Hits, Side, choice};
 use crate::net::packet::proto;
 use crate::net::{BURST, DropReason, Ip, Packet, PacketBuf};
@@ -66,7 +67,7 @@ fn key_of<F: Side>(cx: &Context<'_>, ip: &Ip<F>, frame: &[u8]) -> Option<Ahead> 
         None => None,
         Some(engine) => {
             let l4 = &frame[usize::from(ip.l4)..usize::from(ip.end)];
-            let key = engine.key(super::udp_payload(l4), &mut scratch).ok()?;
+            let key = engine.key(udp_payload(l4), &mut scratch).ok()?;
             // One that had to be put together does not lie in the frame.
             let from = (key.as_ptr() as usize).checked_sub(frame.as_ptr() as usize)?;
             if key.is_empty() || from + key.len() > frame.len() {

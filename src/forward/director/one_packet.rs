@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::choice::{self, Chosen, Use};
-use super::{Carried, Context, Director, Side, Sink, Verdict, count_in, server_port};
+use super::scheduling::server_port;
+use super::{Carried, Context, Director, Side, Sink, Verdict, count_in};
 use crate::forward::defs::ServiceKind;
 use crate::forward::snapshot::Service;
 use crate::net::{DropReason, PacketBuf};
@@ -21,6 +22,9 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        if !p.ip.l4_whole {
+            return Verdict::Drop(DropReason::L4Short);
+        }
         if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
         }

@@ -103,7 +103,7 @@ impl Director {
             Course::Follow
         } else if open {
             let client = p.ip.flow.src;
-            self.adopt::<F, B>(cx, service, (client, name), (index, dest), sink)
+            self.adopt::<F, B>(cx, service, (client, name, session), (index, dest), sink)
         } else {
             Course::Leave
         }
@@ -114,7 +114,7 @@ impl Director {
         &mut self,
         cx: &Context<'_>,
         service: &Arc<Service>,
-        (client, name): (F::Addr, &[u8]),
+        (client, name, session): (F::Addr, &[u8], u64),
         (index, dest): (ConnIdx, &Arc<Dest>),
         sink: &mut impl Sink<B>,
     ) -> Course {
@@ -131,7 +131,6 @@ impl Director {
         };
         match template {
             Ok(Some(template)) if choice::use_template(cx, template, Use::Connection) => {
-                let session = self.session_hash(name);
                 let conn = F::table(self).get_mut(index);
                 if conn.template != NONE {
                     cx.templates.release(conn.template, cx.now);
@@ -145,7 +144,6 @@ impl Director {
             Err(_) => {
                 // Without a template it stays where it is for as long as the connection does.
                 cx.counters.service(service.id).sessions_untracked.inc();
-                let session = self.session_hash(name);
                 let conn = F::table(self).get_mut(index);
                 let before = conn.template;
                 (conn.template, conn.session) = (NONE, session);
