@@ -77,6 +77,12 @@ mod appliance {
 
     pub fn run(args: &RunArgs) -> Result<(), Error> {
         let file = args.config.clone();
+        if file == Path::new(config::STDIN) {
+            return Err(Error::Failed(
+                "`polder run` needs a file, not standard input: `polder reload` reads it again"
+                    .to_owned(),
+            ));
+        }
         let (loaded, lowered) = load(&file).map_err(|problems| {
             Error::Failed(format!("{}\npolder did not start", problems.join("\n")))
         })?;
