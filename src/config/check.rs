@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::load::{Loaded, load_for};
+use super::load::{Loaded, load_for, name_of};
 use super::model::Config;
 use super::problem::{Problem, Severity};
 
@@ -49,7 +49,7 @@ struct Outcome<'a> {
 /// # Errors
 /// Those of `out`.
 pub fn run_check(path: &Path, format: Format, out: &mut impl Write) -> io::Result<u8> {
-    let file = path.display().to_string();
+    let file = name_of(path);
     let (config, problems) = match load_for(path, online_cpus().as_ref()) {
         Ok(Loaded {
             config, warnings, ..

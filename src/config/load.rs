@@ -28,7 +28,10 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Loads the file at `path`.
+/// The path that means standard input.
+pub const STDIN: &str = "-";
+
+/// Loads the file at `path`, or standard input for [`STDIN`].
 ///
 /// # Errors
 /// All problems of the file, warnings included, in the order of its lines, if one of them is an error. A file that
@@ -39,7 +42,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 
 /// Loads the file at `path` and also warns of cores that are not among `cpus`, where they are known.
 pub(super) fn load_for(path: &Path, cpus: Option<&BTreeSet<u16>>) -> Result<Loaded, Vec<Problem>> {
-    let name = path.display().to_string();
+    let name = name_of(path);
     match read(path) {
         Ok(bytes) => load_bytes_for(&name, &bytes, cpus),
         Err(error) => Err(vec![whole_file(
@@ -99,12 +102,34 @@ pub(super) fn load_bytes_for(
     }
 }
 
+/// What the file at `path` is called in problems.
+pub(super) fn name_of(path: &Path) -> String {
+    if path == Path::new(STDIN) {
+        "<stdin>".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
 /// Reads at most one byte more than is allowed, whatever the file's size is said to be.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)?;
+    let most = MAX_BYTES as u64 + 1;
+    if path == Path::new(STDIN) {
+        io::stdin().lock().take(most).read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    let kind = std::fs::metadata(path)?.file_type();
+    // Opening a pipe would wait for somebody to write; one that is open already, as a shell's `<(…)`, has somebody.
+    let is_open = ["/dev/fd", "/dev/stdin", "/proc/self/fd"]
+        .iter()
+        .any(|open| path.starts_with(open));
+    if !kind.is_file() && !kind.is_dir() && !is_open {
+        return Err(io::Error::other(
+            "it is not a regular file (`-` reads standard input)",
+        ));
+    }
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -20,7 +20,7 @@ mod tree;
 pub mod values;
 
 pub use check::{Format, run_check, to_json, to_yaml, value_to_yaml};
-pub use load::{Loaded, load, load_bytes, load_str};
+pub use load::{Loaded, STDIN, load, load_bytes, load_str};
 pub use lower::{
     Control, Dpdk, Limits, LowerError, Lowered, Metrics, lower, server as lower_server,
     service as lower_service, sync_interface, tap_name,

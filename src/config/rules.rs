@@ -37,6 +37,13 @@ const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
     ("--no-huge", "dpdk.hugepages"),
 ];
 
+/// EAL arguments with which it prints something and ends the process, as if all were well.
+const ENDING_EAL_ARGUMENTS: &[(&str, Option<&str>)] = &[
+    ("-h", None),
+    ("--help", None),
+    ("--log-level", Some("help")),
+];
+
 /// Ports of a configuration; DPDK is built for half as many.
 const MAX_PORTS: usize = 64;
 /// Addresses of a port.
@@ -110,6 +117,38 @@ pub(super) fn check_cores(
     }
 }
 
+/// What is wrong with an argument for EAL.
+fn eal_problem(name: &str, value: Option<&str>) -> Option<String> {
+    if name == "--" {
+        return Some("behind `--` DPDK ignores everything".to_owned());
+    }
+    if let Some((_, key)) = OWN_EAL_ARGUMENTS
+        .iter()
+        .find(|(own, _)| is_eal_argument(name, own))
+    {
+        return Some(format!("Polder gives `{name}` itself; set `{key}` instead"));
+    }
+    let ends = |(ending, with): &&(&str, Option<&str>)| {
+        is_eal_argument(name, ending) && with.is_none_or(|with| value == Some(with))
+    };
+    ENDING_EAL_ARGUMENTS
+        .iter()
+        .find(ends)
+        .map(|(ending, with)| {
+            let with = with.map_or_else(String::new, |with| format!("={with}"));
+            format!("with `{ending}{with}` DPDK prints a help text and ends the program")
+        })
+}
+
+/// Whether EAL takes `name` for `argument`: long ones may be cut short, the value of short ones may be joined to them.
+fn is_eal_argument(name: &str, argument: &str) -> bool {
+    if argument.starts_with("--") {
+        name.len() > 2 && name.starts_with("--") && argument.starts_with(name)
+    } else {
+        name.starts_with(argument)
+    }
+}
+
 struct Rules<'a, 'r, 't> {
     config: &'a Config,
     tree: &'a Tree,
@@ -159,10 +198,30 @@ impl Rules<'_, '_, '_> {
                 format!("the memory must be a whole number of megabytes; did you mean `{near}M`?");
             self.error(Some(dpdk), "memory", &message);
         }
+        self.eal_arguments();
+    }
+
+    fn eal_arguments(&mut self) {
+        let config = self.config;
+        // The argument whose value may stand in the next one.
+        let mut waiting = None;
         for argument in config.dpdk.eal.iter() {
-            let word = argument.split('=').next().unwrap_or_default();
-            if let Some((_, key)) = OWN_EAL_ARGUMENTS.iter().find(|(own, _)| *own == word) {
-                let message = format!("Polder gives `{word}` itself; set `{key}` instead");
+            let message = if argument.starts_with('-') {
+                let (name, value) = match argument.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (argument.as_str(), None),
+                };
+                waiting = Some(name).filter(|_| value.is_none());
+                eal_problem(name, value)
+            } else if let Some(name) = waiting.take() {
+                eal_problem(name, Some(argument)).filter(|_| eal_problem(name, None).is_none())
+            } else {
+                Some(format!(
+                    "`{}` is no argument of DPDK's, which begin with `-`; it would ignore this and all behind it",
+                    **argument
+                ))
+            };
+            if let Some(message) = message {
                 self.error(argument.node, "", &message);
             }
         }

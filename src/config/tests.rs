@@ -380,6 +380,36 @@ fn dpdk_is_consistent() {
             format!("{PORT}{WEB}dpdk: {{eal: [\"-l\", \"1\"]}}\n"),
             &["3:14: error: dpdk.eal[0]: Polder gives `-l` itself; set `dpdk.cores` instead"],
         ),
+        row(
+            "EAL argument of ours, cut short or joined to its value",
+            format!("{PORT}{WEB}dpdk: {{eal: [--no-hu, -m512, --log-level=8, -n, \"4\"]}}\n"),
+            &[
+                "3:14: error: dpdk.eal[0]: Polder gives `--no-hu` itself; set `dpdk.hugepages`",
+                "3:23: error: dpdk.eal[1]: Polder gives `-m512` itself; set `dpdk.memory`",
+            ],
+        ),
+        row(
+            "EAL arguments that end the program",
+            format!(
+                "{PORT}{WEB}dpdk: {{eal: [--help, -h, --hel, --log-level=help, --log-level, help]}}\n"
+            ),
+            &[
+                "3:14: error: dpdk.eal[0]: with `--help` DPDK prints a help text and ends the program",
+                "3:22: error: dpdk.eal[1]: with `-h` DPDK",
+                "3:26: error: dpdk.eal[2]: with `--help` DPDK",
+                "3:33: error: dpdk.eal[3]: with `--log-level=help` DPDK",
+                "3:64: error: dpdk.eal[5]: with `--log-level=help` DPDK",
+            ],
+        ),
+        row(
+            "EAL arguments that DPDK would ignore",
+            format!("{PORT}{WEB}dpdk: {{eal: [bogus, --log-level=8, more, --, -v]}}\n"),
+            &[
+                "3:14: error: dpdk.eal[0]: `bogus` is no argument of DPDK's",
+                "3:36: error: dpdk.eal[2]: `more` is no argument of DPDK's",
+                "3:42: error: dpdk.eal[3]: behind `--` DPDK ignores everything",
+            ],
+        ),
     ]);
 }
 
@@ -1098,12 +1128,25 @@ fn a_file_that_can_not_be_read_is_a_problem_without_a_position() {
         text.starts_with("/nonexistent/p.yaml: error: the file can't be read: "),
         "{text}"
     );
-    let problems = load(std::path::Path::new("/dev/zero")).expect_err("it never ends");
-    assert!(
-        problems[0].message.contains("larger than 8 MB"),
-        "{}",
-        problems[0]
-    );
+    let large = tempfile::NamedTempFile::new().expect("a file");
+    let size = super::MAX_BYTES as u64 + 1;
+    large.as_file().set_len(size).expect("a hole");
+    let problems = load(large.path()).expect_err("it is too large");
+    let message = &problems[0].message;
+    assert!(message.contains("larger than 8 MB"), "{message}");
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_never_waited_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()), "a pipe");
+    for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
+        let problems = load(path).expect_err("it is no file");
+        let message = &problems[0].message;
+        assert!(message.contains("not a regular file"), "{message}");
+    }
 }
 
 /// Nine levels of nine aliases each: 387 million values if they were expanded.
