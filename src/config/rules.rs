@@ -23,7 +23,7 @@ use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
 use super::values::{Cidr, bits, contains, network};
 use crate::forward::defs::Prefix;
-use crate::sched;
+use crate::sched::{self, SchedError};
 
 /// EAL arguments that Polder gives itself, and the key that decides each.
 const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
@@ -445,7 +445,14 @@ impl Rules<'_, '_, '_> {
         let mut sound = true;
         for flag in service.scheduler_flags.iter() {
             if let Err(e) = check(&[(**flag).clone()]) {
-                self.error(flag.node, "", &e.to_string());
+                let near = match &e {
+                    SchedError::UnknownFlag { flag, accepts, .. } => {
+                        nearest(flag, accepts.iter().copied())
+                    }
+                    _ => None,
+                };
+                let meant = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+                self.error(flag.node, "", &format!("{e}{meant}"));
                 sound = false;
             }
         }
@@ -647,8 +654,13 @@ impl Rules<'_, '_, '_> {
         let (upper, lower) = (server.upper_threshold, server.lower_threshold);
         if lower > upper && self.sound(server.node, &["upper_threshold"]) {
             let message = match upper {
-                0 => "a lower threshold needs an upper one".to_owned(),
-                _ => format!("{lower} is above the upper threshold, {upper}"),
+                0 => format!(
+                    "a lower threshold needs an upper one, `upper_threshold: {lower}` or more; give one, or remove it"
+                ),
+                _ => format!(
+                    "{lower} is above the upper threshold, {upper}; did you mean `upper_threshold: {lower}, \
+                     lower_threshold: {upper}`?"
+                ),
             };
             self.error(server.node, "lower_threshold", &message);
         }

@@ -147,6 +147,8 @@ pub enum SchedError {
         servers: usize,
         /// Most that it can take.
         most: usize,
+        /// What to do about it.
+        remedy: &'static str,
     },
 }
 
@@ -179,19 +181,23 @@ impl fmt::Display for SchedError {
                 )
             }
             Self::BadTable { value, accepts } => {
+                let wanted = value.parse().unwrap_or(0);
+                let near = accepts.iter().find(|size| **size >= wanted);
+                let near = near.or(accepts.last()).copied().unwrap_or_default();
                 write!(
                     f,
-                    "there is no table of `{value}` slots; sizes are {accepts:?}"
+                    "there is no table of `{value}` slots; sizes are {accepts:?}; did you mean `table={near}`?"
                 )
             }
             Self::TooManyServers {
                 scheduler,
                 servers,
                 most,
+                remedy,
             } => {
                 write!(
                     f,
-                    "{servers} servers are more than the {most} that `{scheduler}` has places for"
+                    "{servers} servers are more than the {most} that `{scheduler}` has places for; {remedy}"
                 )
             }
         }
@@ -220,6 +226,8 @@ struct Kind {
     accepts: &'static [&'static str],
     /// Most servers it takes.
     most: fn(Flags) -> usize,
+    /// What to do about more of them.
+    remedy: &'static str,
     make: fn(&Build<'_>, Flags) -> Box<dyn Scheduler>,
 }
 
@@ -233,6 +241,7 @@ impl Kind {
             name,
             accepts: &[],
             most: |_| MAX_SERVERS,
+            remedy: "divide them among several services",
             make,
         }
     }
@@ -252,18 +261,21 @@ const KINDS: &[Kind] = &[
         name: "dh",
         accepts: &[],
         most: dh::most,
+        remedy: dh::REMEDY,
         make: dh::build,
     },
     Kind {
         name: "sh",
         accepts: sh::FLAGS,
         most: sh::most,
+        remedy: sh::REMEDY,
         make: sh::build,
     },
     Kind {
         name: "mh",
         accepts: mh::FLAGS,
         most: mh::most,
+        remedy: mh::REMEDY,
         make: mh::build,
     },
     Kind::plain("lblc", lblc::build),
@@ -302,6 +314,7 @@ fn resolve(
             scheduler: kind.name,
             servers,
             most,
+            remedy: kind.remedy,
         });
     }
     Ok((kind, flags))

@@ -79,7 +79,9 @@ fn last(prefix: Cidr) -> IpAddr {
     let len = u32::from(prefix.0.len);
     match prefix.0.addr {
         IpAddr::V4(a) => IpAddr::V4((u32::from(a) | u32::MAX.checked_shr(len).unwrap_or(0)).into()),
-        IpAddr::V6(a) => IpAddr::V6((u128::from(a) | u128::MAX.checked_shr(len).unwrap_or(0)).into()),
+        IpAddr::V6(a) => {
+            IpAddr::V6((u128::from(a) | u128::MAX.checked_shr(len).unwrap_or(0)).into())
+        }
     }
 }
 
