@@ -18,7 +18,7 @@ use crate::net::packet::proto;
 use crate::net::tunnel::{Tunnel, TunnelKind};
 use crate::net::{Af, Family, FlowKey, Tick};
 use crate::persist::PayloadKey;
-use crate::sched::{Build, SchedState, Scheduler, Spread};
+use crate::sched::{Build, SchedError, SchedState, Scheduler, Spread};
 use crate::table::{
     AdminState, Dest, DestId, DestShared, Method, ServiceId, StateTimeouts, Thresholds,
 };
@@ -395,6 +395,15 @@ pub enum BuildError {
     },
 }
 
+impl BuildError {
+    fn scheduler(of: &ServiceDef, why: &SchedError) -> Self {
+        Self::Scheduler {
+            service: of.name.clone(),
+            message: why.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -530,6 +539,8 @@ impl Registry {
         };
         out.v4.set_marks(&setup.marks);
         out.v6.set_marks(&setup.marks);
+        self.take_places(&setup.services)?;
+        // From here on nothing fails: what changes now, counts and positions, is shared with the snapshot that runs.
         let mut kept_services = vec![false; self.services.len()];
         let mut kept_dests = vec![false; self.dests.len()];
         for def in &setup.services {
@@ -549,6 +560,19 @@ impl Registry {
         }
         self.retire(&kept_services, &kept_dests, previous, &mut out);
         Ok(out)
+    }
+
+    /// Gives all services and servers their slots, and asks their schedulers.
+    fn take_places(&mut self, services: &[ServiceDef]) -> Result<(), BuildError> {
+        for def in services {
+            let id = self.service_slot(def)?;
+            for server in def.servers.iter().rev() {
+                self.dest_slot(id, def, server)?;
+            }
+            crate::sched::check(&def.scheduler, &def.flags, def.servers.len())
+                .map_err(|e| BuildError::scheduler(def, &e))?;
+        }
+        Ok(())
     }
 
     fn service_slot(&mut self, def: &ServiceDef) -> Result<ServiceId, BuildError> {
@@ -576,35 +600,42 @@ impl Registry {
         ))
     }
 
+    fn dest_slot(
+        &mut self,
+        service: ServiceId,
+        of: &ServiceDef,
+        def: &DestDef,
+    ) -> Result<usize, BuildError> {
+        let key = (service, def.addr, def.port);
+        if let Some(at) = self.dest_at.get(&key) {
+            return Ok(*at);
+        }
+        let limit = self.dests.len();
+        let at = free_from(&self.dests, &mut self.dest_cursor)
+            .ok_or(BuildError::TooManyServers { limit })?;
+        self.dest_at.insert(key, at);
+        self.dests[at] = Some(DestSlot {
+            service,
+            addr: def.addr,
+            port: def.port,
+            proto: proto_of(of),
+            keeps_port: false,
+            last_weight: 0,
+            up: true,
+            shared: Arc::default(),
+            retired: None,
+            retired_generation: 0,
+        });
+        Ok(at)
+    }
+
     fn dest(
         &mut self,
         service: ServiceId,
         of: &ServiceDef,
         def: &DestDef,
     ) -> Result<Arc<Dest>, BuildError> {
-        let key = (service, def.addr, def.port);
-        let limit = self.dests.len();
-        let at = match self.dest_at.get(&key) {
-            Some(i) => *i,
-            None => {
-                let i = free_from(&self.dests, &mut self.dest_cursor)
-                    .ok_or(BuildError::TooManyServers { limit })?;
-                self.dest_at.insert(key, i);
-                self.dests[i] = Some(DestSlot {
-                    service,
-                    addr: def.addr,
-                    port: def.port,
-                    proto: proto_of(of),
-                    keeps_port: false,
-                    last_weight: 0,
-                    up: true,
-                    shared: Arc::default(),
-                    retired: None,
-                    retired_generation: 0,
-                });
-                i
-            }
-        };
+        let at = self.dest_slot(service, of, def)?;
         let slot = self.dests[at]
             .as_mut()
             .expect("the slot was found or filled above");
@@ -669,10 +700,7 @@ impl Registry {
                 seed: def.hash_key.unwrap_or(self.seed),
             },
         )
-        .map_err(|e| BuildError::Scheduler {
-            service: def.name.clone(),
-            message: e.to_string(),
-        })?;
+        .map_err(|e| BuildError::scheduler(def, &e))?;
         slot.previous.clone_from(&dests);
         let spread = spread(def, &dests, before, def.hash_key.unwrap_or(self.seed));
         let ids = def.servers.iter().rev().map(|s| s.quic_server_id.clone());
