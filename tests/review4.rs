@@ -6,7 +6,8 @@ mod bed;
 use std::net::SocketAddr;
 
 use bed::*;
-use polder::forward::{DestDef, ServiceDef};
+use polder::forward::defence::Sysctls;
+use polder::forward::{DestDef, ServiceDef, Setup};
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
 
@@ -198,6 +199,24 @@ fn the_spill_over_gets_connection_151_and_none_once_the_first_tier_has_room() {
         assert_eq!(more[30], 14);
         bed.check_identity();
     }
+}
+
+/// Specification §2.6: what ends an association is no reason to complain.
+#[test]
+fn an_abort_of_no_association_is_not_answered() {
+    let setup = Setup {
+        sysctls: Sysctls {
+            nat_icmp_send: true,
+            ..Sysctls::default()
+        },
+        ..setup(vec![service(proto::SCTP, VIP, three())])
+    };
+    let mut bed = Bed::with(&setup, 1);
+    let from = from_server("10.0.0.11");
+    let say = |chunk: &[u8]| from.sctp(at("10.0.0.11:8080"), client(1), chunk);
+    assert_eq!(bed.server(&say(&[0, 0, 0, 4])).len(), 1, "DATA is");
+    assert!(bed.server(&say(&[6, 0, 0, 4])).is_empty(), "ABORT");
+    assert_eq!(bed.sum(|c| c.punted.get()), 1);
 }
 
 /// Specification §8.6: errors of all kinds, in both directions, about packets that were and that were not.

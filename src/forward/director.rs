@@ -424,7 +424,7 @@ impl Director {
             if let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto) {
                 return Verdict::HandOver(other);
             }
-            if cx.snapshot.services.sysctls.nat_icmp_send && p.ip.tcp_flags & tcp_flags::RST == 0 {
+            if cx.snapshot.services.sysctls.nat_icmp_send && !p.aborts() {
                 // Specification §2.6: the server learns that nobody waits for this.
                 self.answer(cx, p, IcmpError::PortUnreachable, None, sink);
                 return Verdict::Drop(DropReason::NoConnection);
@@ -804,6 +804,15 @@ impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
         match self.ip.flow.proto {
             proto::TCP => self.ip.tcp_flags & tcp_flags::SYN != 0,
             proto::SCTP => self.sctp_event() == Some(SctpEvent::Init),
+            _ => false,
+        }
+    }
+
+    /// Whether the packet ends a connection at once: a RST, or an ABORT.
+    fn aborts(&self) -> bool {
+        match self.ip.flow.proto {
+            proto::TCP => self.ip.tcp_flags & tcp_flags::RST != 0,
+            proto::SCTP => self.sctp_event() == Some(SctpEvent::Abort),
             _ => false,
         }
     }
