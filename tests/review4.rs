@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use bed::*;
 use polder::forward::defence::Sysctls;
-use polder::forward::{DestDef, ServiceDef, Setup};
+use polder::forward::{DestDef, ServiceDef, Setup, Switches};
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
 
@@ -217,6 +217,63 @@ fn an_abort_of_no_association_is_not_answered() {
     assert_eq!(bed.server(&say(&[0, 0, 0, 4])).len(), 1, "DATA is");
     assert!(bed.server(&say(&[6, 0, 0, 4])).is_empty(), "ABORT");
     assert_eq!(bed.sum(|c| c.punted.get()), 1);
+}
+
+mod sloppy_tcp_and_the_limit {
+    use super::*;
+
+    fn bed(method: polder::table::Method, limit: u32) -> Bed {
+        let servers = three()
+            .into_iter()
+            .map(|d| DestDef {
+                method,
+                port: 80,
+                ..d
+            })
+            .collect();
+        let service = ServiceDef {
+            new_connections_per_second: limit,
+            ..service(proto::TCP, VIP, servers)
+        };
+        let setup = Setup {
+            switches: Switches {
+                sloppy_tcp: true,
+                ..Switches::default()
+            },
+            ..setup(vec![service])
+        };
+        Bed::with(&setup, 1)
+    }
+
+    #[test]
+    fn connections_that_begin_amid_are_limited_too() {
+        let mut bed = bed(polder::table::Method::Masq, 5);
+        let passed = (0..50).filter(|n| !bed.tcp(*n, ACK).is_empty()).count();
+        assert_eq!((passed, bed.bed.connections().len()), (5, 5));
+        assert_eq!(bed.drops(), [("overload", 45)].into());
+    }
+
+    #[test]
+    fn flows_above_the_limit_keep_their_server() {
+        let mut bed = bed(polder::table::Method::Direct, 5);
+        let mac = |out: &Out| match &out[..] {
+            [(LAN, frame)] => macs(frame).0,
+            _ => panic!("one frame to a server: {out:?}"),
+        };
+        let homes: Vec<_> = (0..50).map(|n| mac(&bed.tcp(n, ACK))).collect();
+        assert_eq!(bed.bed.connections().len(), 5);
+        for second in 0..12 {
+            for (n, home) in (0..).zip(&homes) {
+                assert_eq!(mac(&bed.tcp(n, ACK)), *home, "flow {n}, second {second}");
+            }
+            bed.pass(1);
+        }
+        assert_eq!(
+            bed.bed.connections().len(),
+            50,
+            "they were let in by and by"
+        );
+    }
 }
 
 /// Specification §8.6: errors of all kinds, in both directions, about packets that were and that were not.

@@ -234,7 +234,7 @@ impl Director {
     /// A new flow above the limit goes to the server of its client's address and port, and nothing is remembered of it.
     /// What follows of it comes here again and goes there too, for as long as such a connection would be idle at most;
     /// it is remembered as soon as the limit allows. So a packet that may be of such a flow (TCP without SYN, UDP)
-    /// is not scheduled while there may be some.
+    /// is not scheduled while there may be some. With `sloppy_tcp` any segment but a RST may be the first of a flow.
     #[inline(never)]
     pub(super) fn limited<F: Side, B: PacketBuf>(
         &mut self,
@@ -244,7 +244,11 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Option<Verdict> {
-        let opens = opens(p.ip);
+        let tcp = p.ip.flow.proto == proto::TCP;
+        // Where a connection may begin amid, a segment tells no more than a datagram does.
+        let sloppy = tcp && cx.snapshot.services.switches.sloppy_tcp;
+        let starts = opens(p.ip);
+        let opens = starts || sloppy && p.ip.tcp_flags & tcp_flags::RST == 0;
         let spread = self.spreads(cx, service, p.ip.flow.proto);
         let other_port = service.mark() == 0 && service.port() != p.ip.flow.dst_port;
         if !opens && !spread || other_port && service.def.persistence.is_none() {
@@ -255,7 +259,7 @@ impl Director {
             return Some(verdict);
         }
         let may_remember = p.ip.tcp_flags & tcp_flags::RST == 0 && self.take(cx, service);
-        let scheduled = opens && (p.ip.flow.proto == proto::TCP || !spread);
+        let scheduled = opens && (tcp && starts || !spread);
         if may_remember && scheduled {
             return None;
         }
