@@ -127,6 +127,8 @@ pub struct Manager {
     pub(super) generation: u64,
     /// Snapshots that were replaced and that a worker may still hold.
     retired: Vec<Arc<Snapshot>>,
+    /// The snapshot that workers have yet to see before overload flags are judged for good.
+    unsettled: Option<u64>,
     /// Snapshot generation and registry generation at each change of services that a worker may still be behind.
     history: Vec<(u64, u64)>,
     pub(super) baselines: Baselines,
@@ -201,6 +203,7 @@ impl Manager {
             built: 0,
             generation: before.generation,
             retired: Vec::new(),
+            unsettled: None,
             history: Vec::new(),
             baselines: Baselines::default(),
             reload: ReloadState {
@@ -265,6 +268,7 @@ impl Manager {
         self.setup = setup;
         self.publish_fib();
         self.history.push((self.generation, self.built));
+        self.unsettled = Some(self.generation);
         self.plane.judge();
         Ok(())
     }
@@ -355,6 +359,18 @@ impl Manager {
         let seen = self.oldest_seen();
         let behind = self.history.partition_point(|(g, _)| *g <= seen);
         self.history.drain(..behind.saturating_sub(1));
+        if self.unsettled.is_some_and(|g| g <= seen) {
+            self.unsettled = None;
+            self.settle_overload();
+        }
+    }
+
+    /// Judges overload flags once more now that no worker goes by older thresholds, by which it may have set or cleared
+    /// some meanwhile (specification §1.4, mode 0).
+    fn settle_overload(&self) {
+        for dest in self.services.dests.iter().flatten() {
+            dest.shared.reconsider(dest.thresholds());
+        }
     }
 
     /// The oldest snapshot generation that a running worker may use.

@@ -669,3 +669,37 @@ fn defences_are_judged_once_a_second_by_the_fullest_table() {
     manager.tick(start + Duration::from_millis(2200));
     assert_eq!(plane.defence.active.get(), quiet);
 }
+
+/// A worker that has yet to see an edit goes on by the thresholds before it (specification §1.4, mode 0).
+#[test]
+fn a_raised_threshold_counts_whatever_a_worker_made_of_the_flag_meanwhile() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup.services[0].servers[0].upper_threshold = 2;
+    let (mut manager, file) = manager_of(&plane, setup.clone());
+    let see = || {
+        let seen = plane.snapshot.load().generation;
+        plane.workers[0]
+            .seen_generation
+            .store(seen, Ordering::Release);
+    };
+    see();
+    manager.tick(Instant::now());
+    let first = |manager: &Manager| manager.services().services.remove(0).servers.remove(0);
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    let old = web.dests.last().expect("two servers");
+    assert!(old.try_reserve() && old.try_reserve());
+    setup.services[0].servers[0].upper_threshold = 4;
+    write(&file, setup);
+    manager.reload(at(2000)).expect("valid");
+    assert!(!first(&manager).overloaded);
+    assert!(!old.try_reserve(), "by the old threshold");
+    manager.tick(Instant::now());
+    assert!(first(&manager).overloaded, "the worker may say so again");
+    see();
+    manager.tick(Instant::now());
+    assert!(!first(&manager).overloaded, "two of four");
+    manager.tick(Instant::now());
+    assert!(!first(&manager).overloaded);
+}
