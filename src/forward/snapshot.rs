@@ -507,15 +507,10 @@ impl Registry {
         self.generation
     }
 
-    /// Sets a real server's operational state for the next build; `false` when there is no such server.
-    pub fn set_up(&mut self, id: DestId, up: bool) -> bool {
-        match self.dests.get_mut(id.0 as usize).and_then(Option::as_mut) {
-            Some(slot) => {
-                slot.up = up;
-                true
-            }
-            None => false,
-        }
+    /// Sets a real server's operational state for the next build. The one before; `None` when there is no such server.
+    pub fn set_up(&mut self, id: DestId, up: bool) -> Option<bool> {
+        let slot = self.dests.get_mut(id.0 as usize)?.as_mut()?;
+        Some(std::mem::replace(&mut slot.up, up))
     }
 
     fn build_in_place(
@@ -639,7 +634,10 @@ impl Registry {
         let slot = self.dests[at]
             .as_mut()
             .expect("the slot was found or filled above");
-        slot.retired = None;
+        if slot.retired.take().is_some() {
+            // Whoever adds it again means it to serve.
+            slot.up = true;
+        }
         slot.keeps_port = of.keeps_port();
         let takes = def.admin == AdminState::Ready && slot.up;
         let weight = if takes { def.weight } else { 0 };
