@@ -310,7 +310,7 @@ pub struct Service {
     /// Where UDP packets carry the key of their session, by which they are recognised when the client's address changes; default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_key: Option<PayloadKey>,
-    /// Secret of the hash of `offh`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
+    /// Secret of the hash of `offh`, and of that of flows above `new_connections_per_second`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = "^[0-9a-fA-F]{16}$"))]
     pub hash_key: Option<HexBytes>,

@@ -309,9 +309,10 @@ impl Rules<'_, '_, '_> {
             }
         }
         let Some(key) = &service.hash_key else { return };
-        if !hashed && self.sound(node, &["scheduler"]) {
+        let limited = service.new_connections_per_second != 0;
+        if !hashed && !limited && self.sound(node, &["scheduler", "new_connections_per_second"]) {
             let message = format!(
-                "only `scheduler: offh` hashes with a key, `{}` does not; remove it",
+                "only `scheduler: offh` and `new_connections_per_second` hash with a key, `{}` does not; remove it",
                 service.scheduler
             );
             self.error(node, "hash_key", &message);

@@ -665,10 +665,15 @@ fn payload_keys_are_checked() {
             ],
         ),
         row(
+            "hash key of the limit",
+            udp("scheduler: rr, new_connections_per_second: 1000, hash_key: \"0123456789abcdef\""),
+            &[],
+        ),
+        row(
             "hash key of rr",
             udp("scheduler: rr, hash_key: \"0123456789abcdef\""),
             &[
-                "3:79: error: services[0].hash_key: only `scheduler: offh` hashes with a key, `rr` does not; remove it",
+                "3:79: error: services[0].hash_key: only `scheduler: offh` and `new_connections_per_second` hash with a key, `rr` does not; remove it",
             ],
         ),
         row(
