@@ -35,7 +35,7 @@ pub struct Service {
     /// Real servers in kernel list order, the newest (last in the configuration) first (specification §1.3).
     pub dests: Vec<Arc<Dest>>,
     /// Chooses among `dests`.
-    pub scheduler: Box<dyn Scheduler>,
+    pub scheduler: Arc<dyn Scheduler>,
     /// Chooses the servers of flows that are not remembered, where there may be such.
     pub spread: Option<Arc<Spread>>,
     /// A new template's time, in ticks; 0 when the service is not persistent.
@@ -688,17 +688,27 @@ impl Registry {
             slot.state = Arc::default();
             slot.previous.clear();
         }
-        let scheduler = crate::sched::build(
-            &def.scheduler,
-            &Build {
-                dests: &dests,
-                previous: &slot.previous,
-                state: &slot.state,
-                flags: &def.flags,
-                seed: def.hash_key.unwrap_or(self.seed),
-            },
-        )
-        .map_err(|e| BuildError::scheduler(def, &e))?;
+        // Tables take time to fill, and a change somewhere else is no reason to.
+        let same = |b: &&Arc<Service>| {
+            let chooses =
+                |def: &ServiceDef| (def.scheduler.clone(), def.flags.clone(), def.hash_key);
+            chooses(&b.def) == chooses(def) && !crate::sched::edited(&b.dests, &dests)
+        };
+        let scheduler = match before.filter(same) {
+            Some(b) => Arc::clone(&b.scheduler),
+            None => {
+                let build = Build {
+                    dests: &dests,
+                    previous: &slot.previous,
+                    state: &slot.state,
+                    flags: &def.flags,
+                    seed: def.hash_key.unwrap_or(self.seed),
+                };
+                crate::sched::build(&def.scheduler, &build)
+                    .map_err(|e| BuildError::scheduler(def, &e))?
+                    .into()
+            }
+        };
         slot.previous.clone_from(&dests);
         let spread = spread(def, &dests, before, def.hash_key.unwrap_or(self.seed));
         let ids = def.servers.iter().rev().map(|s| s.quic_server_id.clone());

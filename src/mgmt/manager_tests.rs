@@ -11,7 +11,7 @@ use super::manager::{Loaded, Manager, ServerEdit};
 use super::testkit::*;
 use crate::forward::defence::{Active, Mode, Sysctls};
 use crate::forward::defs::MarkRule;
-use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Way};
+use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Snapshot, Way};
 use crate::net::Mac;
 use crate::persist::{Field, PayloadKey, SessionKey, Unit};
 use crate::table::{AdminState, DestId, ServiceId};
@@ -864,4 +864,42 @@ fn a_server_that_is_down_has_no_weight_until_it_is_up_over_reloads_too() {
         (effective(&manager, 0, 0), effective(&manager, 0, 1)),
         (1, 1)
     );
+}
+
+/// Tables of hundreds of services would take seconds to fill.
+#[test]
+fn an_edit_leaves_the_schedulers_of_other_services_as_they_are() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup
+        .services
+        .iter_mut()
+        .for_each(|s| s.scheduler = "mh".to_owned());
+    let (mut manager, file) = manager_of(&plane, setup.clone());
+    let kept = |manager: &mut Manager, change: &dyn Fn(&mut Manager)| {
+        let before = plane.snapshot.load_full();
+        change(manager);
+        let after = plane.snapshot.load_full();
+        ["web", "sip"].map(|name| {
+            let of = |s: &Snapshot| Arc::clone(&s.service_by_name(name).expect("there").scheduler);
+            Arc::ptr_eq(&of(&before), &of(&after))
+        })
+    };
+    let weight = |m: &mut Manager| drop(m.set_weight("web", "10.0.0.1:80", 5).expect("set"));
+    assert_eq!(kept(&mut manager, &weight), [false, true]);
+    for change in [
+        |s: &mut Setup| s.services[0].servers.truncate(1),
+        |s: &mut Setup| s.services[0].flags.push("fallback".to_owned()),
+        |s: &mut Setup| s.services[0].hash_key = Some(5),
+        |s: &mut Setup| s.services[0].scheduler = "rr".to_owned(),
+        |s: &mut Setup| s.services[0].servers[0].upper_threshold = 7,
+    ] {
+        change(&mut setup);
+        if setup.services[0].scheduler != "mh" {
+            setup.services[0].flags.clear();
+        }
+        write(&file, setup.clone());
+        let reload = |m: &mut Manager| drop(m.reload(at(2000)).expect("valid"));
+        assert_eq!(kept(&mut manager, &reload), [false, true]);
+    }
 }

@@ -374,6 +374,14 @@ pub fn build(name: &str, build: &Build<'_>) -> Result<Box<dyn Scheduler>, SchedE
     Ok((kind.make)(build, flags))
 }
 
+/// Whether a server was added, removed or edited between two lists, so that a scheduler of the one is none of the
+/// other. An edit that changes nothing does not count, for a reload repeats every server.
+#[must_use]
+pub fn edited(previous: &[Arc<Dest>], dests: &[Arc<Dest>]) -> bool {
+    let identity = |d: &Arc<Dest>| (d.id, d.weight, d.last_weight, d.method, d.thresholds());
+    !previous.iter().map(identity).eq(dests.iter().map(identity))
+}
+
 /// Chooses a server and takes a connection's place on it ([`Dest::try_reserve`]), so that no threshold is exceeded.
 ///
 /// Another worker may take the last place between the choice and the reservation; the server is then overloaded and
