@@ -104,13 +104,11 @@ mod a_refused_edit_changes_nothing {
         assert_eq!(bed.connect(5), 11);
     }
 
+    type Edit<'e> = &'e dyn Fn(&mut Vec<DestDef>);
+
     /// The order of choices from the fifth on, with a refused edit before it or without; then again after a reload that
     /// changes nothing.
-    fn order(
-        scheduler: &str,
-        weights: [u32; 3],
-        edit: Option<&dyn Fn(&mut Vec<DestDef>)>,
-    ) -> Vec<u8> {
+    fn order(scheduler: &str, weights: [u32; 3], edit: Option<Edit<'_>>) -> Vec<u8> {
         let servers: Vec<_> = (11..)
             .zip(weights)
             .map(|(n, weight)| of_weight(&format!("10.0.0.{n}"), weight, 0, 0))
@@ -146,7 +144,7 @@ mod a_refused_edit_changes_nothing {
             ("wlc", [1, 2, 3]),
         ] {
             let undisturbed = order(scheduler, weights, None);
-            for edit in [&fewer as &dyn Fn(&mut Vec<DestDef>), &others] {
+            for edit in [&fewer as Edit<'_>, &others] {
                 let got = order(scheduler, weights, Some(edit));
                 assert_eq!(got, undisturbed, "{scheduler} {weights:?}");
             }

@@ -811,12 +811,6 @@ impl Default for Control {
 /// They get a sentence that says so rather than "unknown". What is implemented leaves this list.
 pub(super) const LATER: &[(&str, &str)] = &[("Config", "sync")];
 
-/// Schedulers that `scheduler` may name.
-pub(super) const SCHEDULERS: &[&str] = &[
-    "rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos",
-    "hprio", "offh",
-];
-
 /// Words that other programs (ipvsadm, keepalived, HAProxy) have for our keys and choices.
 pub(super) const SYNONYMS: &[(&str, &str)] = &[
     ("virtual_server", "services"),

@@ -16,8 +16,7 @@ use super::decode::{Doubts, choice_message, list};
 use super::located::Located;
 use super::lower::tap_name;
 use super::model::{
-    Config, Forwarding, IpFamily, Port, SCHEDULERS, Server, Service, State, TunnelChecksum,
-    TunnelType,
+    Config, Forwarding, IpFamily, Port, Server, Service, State, TunnelChecksum, TunnelType,
 };
 use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
@@ -436,8 +435,8 @@ impl Rules<'_, '_, '_> {
 
     fn scheduler(&mut self, service: &Located<Service>) {
         let name = service.scheduler.as_str();
-        if !SCHEDULERS.contains(&name) {
-            let message = choice_message("scheduler", name, SCHEDULERS);
+        if !sched::NAMES.contains(&name) {
+            let message = choice_message("scheduler", name, &sched::NAMES);
             self.error(service.node, "scheduler", &message);
             return;
         }

@@ -183,7 +183,7 @@ impl fmt::Display for SchedError {
             Self::BadTable { value, accepts } => {
                 let wanted = value.parse().unwrap_or(0);
                 let near = accepts.iter().find(|size| **size >= wanted);
-                let near = near.or(accepts.last()).copied().unwrap_or_default();
+                let near = near.or_else(|| accepts.last()).copied().unwrap_or_default();
                 write!(
                     f,
                     "there is no table of `{value}` slots; sizes are {accepts:?}; did you mean `table={near}`?"
