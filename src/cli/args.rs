@@ -398,6 +398,8 @@ pub enum ShowWhat {
 #[command(after_help = "Examples:\n  \
     polder set server web 10.0.0.11:80 weight 0   no new connections; those there are stay\n  \
     polder set server sip proxy-2 state maint\n  \
+    polder set server web 10.0.0.11:80 upper-threshold 500\n  \
+    polder set server web 10.0.0.11:80 down   by a script that watches it\n  \
     polder set service sip persistence timeout 60s\n  \
     polder set service sip persistence netmask 0.0.0.0\n  \
     polder set service sip engine sip\n  \
@@ -509,6 +511,22 @@ pub enum SetServer {
         #[arg(value_parser = ["ready", "drain", "maint"])]
         state: String,
     },
+    /// The connections from which on it takes no new ones
+    UpperThreshold {
+        /// 0 is no threshold
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        connections: u32,
+    },
+    /// The connections below which it takes new ones again
+    LowerThreshold {
+        /// Not above the upper threshold; 0 is three quarters of it
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        connections: u32,
+    },
+    /// It works, by the word of whoever watches it
+    Up,
+    /// It does not work: it is as one in maintenance until it is up
+    Down,
 }
 
 /// `polder reload`.
@@ -629,6 +647,8 @@ mod tests {
             "polder replay -c f --in p=x --report xml",
             "polder set server web a weight 65536",
             "polder set server web a state gone",
+            "polder set server web a upper-threshold 2147483648",
+            "polder set server web a lower-threshold -1",
             "polder set service web",
             "polder set service web one-packet yes",
             "polder set service web engine ftp",

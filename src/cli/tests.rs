@@ -403,6 +403,27 @@ fn set_and_reload_tell_what_they_did() {
         "web/10.0.0.1:80: weight 1 -> 0 (at run time only: a restart takes what the file says)\n"
     );
     assert!(failure(&socket.path, "set server web nobody weight 0").contains("has no server"));
+    assert!(
+        failure(&socket.path, "set server web 10.0.0.2:80 lower-threshold 3")
+            .contains("a lower threshold, 3, needs an upper one; change the upper one first")
+    );
+    for (what, says) in [
+        ("upper-threshold 50", "upper threshold 0 -> 50 (at run"),
+        ("lower-threshold 20", "lower threshold 0 -> 20 (at run"),
+        ("lower-threshold 0", "lower threshold 20 -> 0 (at run"),
+        (
+            "upper-threshold 0",
+            "upper threshold 50 -> 0 (as the file says)",
+        ),
+        ("down", "up -> down (until"),
+        ("up", "down -> up (as the file says)"),
+    ] {
+        let said = run(&socket.path, &format!("set server web 10.0.0.2:80 {what}")).expect("set");
+        assert!(
+            said.starts_with(&format!("web/10.0.0.2:80: {says}")),
+            "{said}"
+        );
+    }
     let mut new = web_and_sip();
     new.services[1].servers[0].weight = 4;
     write(&file, new);

@@ -315,7 +315,7 @@ pub struct Service {
     /// Where UDP packets carry the key of their session, by which they are recognised when the client's address changes; default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_key: Option<PayloadKey>,
-    /// Secret of the hash of `offh`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
+    /// Secret of the hash of `offh`, and of that of flows above `new_connections_per_second`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = "^[0-9a-fA-F]{16}$"))]
     pub hash_key: Option<HexBytes>,
@@ -982,12 +982,6 @@ impl Default for Control {
 /// Keys and choices of the operator's contract that this release does not have, by the type or list they belong to.
 /// They get a sentence that says so rather than "unknown". What is implemented leaves this list.
 pub(super) const LATER: &[(&str, &str)] = &[];
-
-/// Schedulers that `scheduler` may name.
-pub(super) const SCHEDULERS: &[&str] = &[
-    "rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos",
-    "hprio", "offh",
-];
 
 /// Words that other programs (ipvsadm, keepalived, HAProxy) have for our keys and choices.
 pub(super) const SYNONYMS: &[(&str, &str)] = &[

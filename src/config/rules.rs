@@ -17,14 +17,13 @@ use super::decode::{Doubts, choice_message, list};
 use super::located::Located;
 use super::lower::tap_name;
 use super::model::{
-    Config, Forwarding, IpFamily, Port, SCHEDULERS, Server, Service, State, TunnelChecksum,
-    TunnelType,
+    Config, Forwarding, IpFamily, Port, Server, Service, State, TunnelChecksum, TunnelType,
 };
 use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
 use super::values::{Cidr, bits, contains, network};
 use crate::forward::defs::Prefix;
-use crate::sched;
+use crate::sched::{self, SchedError};
 
 /// EAL arguments that Polder gives itself, and the key that decides each.
 const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
@@ -494,8 +493,8 @@ impl Rules<'_, '_, '_> {
 
     fn scheduler(&mut self, service: &Located<Service>) {
         let name = service.scheduler.as_str();
-        if !SCHEDULERS.contains(&name) {
-            let message = choice_message("scheduler", name, SCHEDULERS);
+        if !sched::NAMES.contains(&name) {
+            let message = choice_message("scheduler", name, &sched::NAMES);
             self.error(service.node, "scheduler", &message);
             return;
         }
@@ -503,7 +502,14 @@ impl Rules<'_, '_, '_> {
         let mut sound = true;
         for flag in service.scheduler_flags.iter() {
             if let Err(e) = check(&[(**flag).clone()]) {
-                self.error(flag.node, "", &e.to_string());
+                let near = match &e {
+                    SchedError::UnknownFlag { flag, accepts, .. } => {
+                        nearest(flag, accepts.iter().copied())
+                    }
+                    _ => None,
+                };
+                let meant = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+                self.error(flag.node, "", &format!("{e}{meant}"));
                 sound = false;
             }
         }
@@ -705,8 +711,13 @@ impl Rules<'_, '_, '_> {
         let (upper, lower) = (server.upper_threshold, server.lower_threshold);
         if lower > upper && self.sound(server.node, &["upper_threshold"]) {
             let message = match upper {
-                0 => "a lower threshold needs an upper one".to_owned(),
-                _ => format!("{lower} is above the upper threshold, {upper}"),
+                0 => format!(
+                    "a lower threshold needs an upper one, `upper_threshold: {lower}` or more; give one, or remove it"
+                ),
+                _ => format!(
+                    "{lower} is above the upper threshold, {upper}; did you mean `upper_threshold: {lower}, \
+                     lower_threshold: {upper}`?"
+                ),
             };
             self.error(server.node, "lower_threshold", &message);
         }

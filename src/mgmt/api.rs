@@ -261,7 +261,7 @@ pub struct Server {
     pub overloaded: bool,
     /// Removed from the configuration; listed while it has connections or templates.
     pub removed: bool,
-    /// Weight or state were set at run time and differ from the file.
+    /// Weight, thresholds or administrative state were set at run time and differ from the file.
     pub overridden: bool,
     /// Upper threshold, 0 for none.
     pub upper_threshold: u32,
@@ -517,7 +517,7 @@ pub struct Drop {
     pub help: String,
 }
 
-/// Body of `PUT /v1/servers/{service}/{server}`: one or both.
+/// Body of `PUT /v1/servers/{service}/{server}`: what is to change; what it does not name stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerUpdate {
@@ -527,6 +527,15 @@ pub struct ServerUpdate {
     /// New administrative state: `ready`, `drain` or `maint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// New upper threshold, 0 to 2,147,483,647; 0 is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper_threshold: Option<u64>,
+    /// New lower threshold, not above the upper one; 0 is three quarters of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower_threshold: Option<u64>,
+    /// New operational state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<bool>,
 }
 
 /// Body of `PATCH /v1/services/{service}`: what is to change; what it does not name stays.

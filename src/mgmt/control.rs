@@ -31,7 +31,7 @@ use crate::table::ServiceId;
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 16] = [
+const ENDPOINTS: [&str; 18] = [
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",
@@ -45,6 +45,8 @@ const ENDPOINTS: [&str; 16] = [
     "POST /v1/reload",
     "PUT /v1/servers/{service}/{server} {\"weight\": N}",
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
+    "PUT /v1/servers/{service}/{server} {\"upper_threshold\": N, \"lower_threshold\": N}",
+    "PUT /v1/servers/{service}/{server} {\"up\": B}",
     "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
     "PATCH /v1/ipvs {\"NAME\": N}",
     "GET /v1",
@@ -311,7 +313,8 @@ async fn update(
     let body = body.map_err(|e| bad(e.body_text()))?;
     let update: api::ServerUpdate = serde_json::from_slice(&body).map_err(|e| {
         bad(format!(
-            "the body must be {{\"weight\": N}} or {{\"state\": \"ready|drain|maint\"}}: {e}"
+            "the body must be {{\"weight\": N}}, {{\"state\": \"ready|drain|maint\"}}, \
+             {{\"upper_threshold\": N, \"lower_threshold\": N}} or {{\"up\": B}}: {e}"
         ))
     })?;
     let edit = checked(&update)?;
@@ -337,12 +340,32 @@ fn checked(update: &api::ServerUpdate) -> Result<ServerEdit, Error> {
             ))
         })?),
     };
-    if weight.is_none() && admin.is_none() {
+    let edit = ServerEdit {
+        weight,
+        admin,
+        upper: threshold("upper", update.upper_threshold).map_err(invalid)?,
+        lower: threshold("lower", update.lower_threshold).map_err(invalid)?,
+        up: update.up,
+    };
+    if edit == ServerEdit::default() {
         return Err(invalid(
-            "nothing to change: give `weight`, `state` or both".to_owned(),
+            "nothing to change: give `weight`, `state`, `upper_threshold`, `lower_threshold`, `up`, or several"
+                .to_owned(),
         ));
     }
-    Ok(ServerEdit { weight, admin })
+    Ok(edit)
+}
+
+/// A threshold, if it is one (specification §1.3).
+fn threshold(which: &str, given: Option<u64>) -> Result<Option<u32>, String> {
+    const MOST: u32 = i32::MAX as u32;
+    let Some(n) = given else { return Ok(None) };
+    match u32::try_from(n) {
+        Ok(n) if n <= MOST => Ok(Some(n)),
+        _ => Err(format!(
+            "{which} threshold {n} is above {MOST}, the largest there is"
+        )),
+    }
 }
 
 impl Manager {

@@ -87,6 +87,17 @@ fn a_server_is_changed_over_the_socket_and_workers_see_it() {
     assert_eq!(status, 200);
     assert_eq!(body["server"]["weight"], 5);
     assert_eq!(body["server"]["state"], "drain");
+    let (status, body) = put(
+        "web/10.0.0.1:80",
+        r#"{"upper_threshold": 50, "lower_threshold": 20, "up": false}"#,
+    );
+    let s = &body["server"];
+    assert_eq!((status, &s["up"]), (200, &false.into()));
+    assert_eq!(
+        (&s["upper_threshold"], &s["lower_threshold"]),
+        (&50.into(), &20.into())
+    );
+    assert_eq!(s["weight"], 5, "what is not named stays");
     let (status, _) = put("sip/%5B2001:db8:1::3%5D:5060", r#"{"weight": 0}"#);
     assert_eq!(status, 200);
     let snapshot = plane.snapshot.load_full();
@@ -131,6 +142,20 @@ fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
             "ready, drain, maint",
         ),
         ("PUT", web1, "{}", 422, "nothing to change"),
+        (
+            "PUT",
+            web1,
+            r#"{"upper_threshold": 2147483648}"#,
+            422,
+            "upper threshold 2147483648 is above 2147483647",
+        ),
+        (
+            "PUT",
+            web1,
+            r#"{"upper_threshold": 5, "lower_threshold": 6}"#,
+            422,
+            "the lower threshold, 6, would be above the upper one, 5",
+        ),
         (
             "PUT",
             "/v1/servers/wob/a",

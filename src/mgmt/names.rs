@@ -137,6 +137,12 @@ pub fn admin(state: AdminState) -> &'static str {
     }
 }
 
+/// An operational state's word.
+#[must_use]
+pub fn up(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
 /// The administrative state of a word.
 #[must_use]
 pub fn parse_admin(word: &str) -> Option<AdminState> {

@@ -15,6 +15,9 @@ use crate::table::Dest;
 
 pub(super) const FLAGS: &[&str] = &["fallback", "port", "kernel_tables"];
 
+/// What to do about more servers than [`most`].
+pub(super) const REMEDY: &str = "without the flag `kernel_tables` the table grows with the servers";
+
 /// Buckets of the kernel's table.
 const KERNEL_BUCKETS: usize = 256;
 /// Buckets for one unit of weight that a proportional table aims at, so that rounding is at most about 3 %.

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Rules, Seen, network};
+use super::{Rules, Seen, contains, network, not_unicast};
 use crate::config::decode::list;
 use crate::config::located::Located;
 use crate::config::lower::{field, quic_config};
@@ -15,9 +15,12 @@ use crate::config::model::{
 };
 use crate::config::sessions::Mix;
 use crate::config::tree::{NodeId, ROOT};
-use crate::config::values::{Cidr, HexBytes, Netmask};
+use crate::config::values::{Cidr, HexBytes, Netmask, PortRange};
 use crate::persist::field::{FIELD_MAX, PAYLOAD_MAX};
 use crate::persist::{FieldError, QuicLb};
+
+/// Rules of marks that all others are compared with: the first so many, so that a long file is not judged for minutes.
+const COMPARED_MAX: usize = 1024;
 
 /// Schedulers that choose by the number of connections that servers have.
 const COUNTING: [&str; 7] = ["lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"];
@@ -45,6 +48,41 @@ impl MarkRule {
     /// The family of the packets that the rule describes, if only one.
     fn family(&self) -> Option<IpFamily> {
         self.from.or(self.to).map(|p| IpFamily::of(p.0.addr))
+    }
+
+    /// Whether every packet that `other` describes is one that this rule describes too.
+    fn covers(&self, other: &Self) -> bool {
+        let addresses = |wide: Option<Cidr>, narrow: Option<Cidr>| match (wide, narrow) {
+            (None, _) => true,
+            (Some(wide), Some(narrow)) => {
+                wide.0.len <= narrow.0.len && contains(wide.0, narrow.0.addr)
+            }
+            (Some(wide), None) => {
+                wide.0.len == 0 && other.family() == Some(IpFamily::of(wide.0.addr))
+            }
+        };
+        let ports = |wide: Option<PortRange>, narrow: Option<PortRange>| match (wide, narrow) {
+            (None, _) => true,
+            (Some(wide), Some(narrow)) => wide.0 <= narrow.0 && narrow.1 <= wide.1,
+            (Some(_), None) => false,
+        };
+        addresses(self.from, other.from)
+            && addresses(self.to, other.to)
+            && ports(self.source_port, other.source_port)
+            && ports(self.port, other.port)
+            && (self.protocol.is_none() || self.protocol == other.protocol)
+            && (self.input.is_none() || self.input == other.input)
+    }
+}
+
+/// The last address of a prefix.
+fn last(prefix: Cidr) -> IpAddr {
+    let len = u32::from(prefix.0.len);
+    match prefix.0.addr {
+        IpAddr::V4(a) => IpAddr::V4((u32::from(a) | u32::MAX.checked_shr(len).unwrap_or(0)).into()),
+        IpAddr::V6(a) => {
+            IpAddr::V6((u128::from(a) | u128::MAX.checked_shr(len).unwrap_or(0)).into())
+        }
     }
 }
 
@@ -77,6 +115,8 @@ impl Rules<'_, '_, '_> {
     pub(super) fn marks(&mut self) {
         let config = self.config;
         let mut seen = Seen::default();
+        // The earlier rules that could be made, with their lines.
+        let mut earlier: Vec<(&MarkRule, usize)> = Vec::new();
         const CONDITIONS: &[&str] = &["from", "to", "protocol", "source_port", "port", "input"];
         for rule in config.marks.iter() {
             let node = rule.node;
@@ -85,6 +125,11 @@ impl Rules<'_, '_, '_> {
                 (from, to, rule.protocol),
                 (rule.source_port, rule.port, rule.input.as_deref()),
             );
+            let line = node.map_or(0, |n| self.tree.place(n).line);
+            let sound = self.sound(node, CONDITIONS);
+            let equal = self.before(&mut seen, node, CONDITIONS, conditions);
+            let before = earlier.iter().find(|(first, _)| first.covers(rule));
+            let before = equal.or_else(|| before.filter(|_| sound).map(|(_, line)| *line));
             if conditions == ((None, None, None), (None, None, None)) {
                 if self.sound(node, CONDITIONS) {
                     let message = format!(
@@ -93,11 +138,14 @@ impl Rules<'_, '_, '_> {
                     );
                     self.error(node, "", &message);
                 }
-            } else if let Some(first) = self.before(&mut seen, node, CONDITIONS, conditions) {
+            } else if let Some(first) = before {
                 let message = format!(
-                    "the rule of line {first} fits the same packets and comes first, so this one is never used"
+                    "the rule of line {first} fits every packet that this one does and comes first, so this one is \
+                     never used; move it up before that one, or remove it"
                 );
-                self.warning(node, "mark", &message);
+                self.error(node, "mark", &message);
+            } else if sound && earlier.len() < COMPARED_MAX {
+                earlier.push((rule, line));
             }
             self.prefix(node, "from", from);
             self.prefix(node, "to", to);
@@ -118,6 +166,13 @@ impl Rules<'_, '_, '_> {
     fn prefix(&mut self, node: Option<NodeId>, key: &str, prefix: Option<Cidr>) {
         let Some(given) = prefix else { return };
         let (net, len) = (network(given.0.addr, given.0.len), given.0.len);
+        if let Some(what) = not_unicast(net).filter(|what| not_unicast(last(given)) == Some(what)) {
+            let message = format!(
+                "no packet would fit: each address of {given} is {what}, which no packet for a service has"
+            );
+            self.error(node, key, &message);
+            return;
+        }
         if net != given.0.addr {
             let message =
                 format!("{given} has bits behind its prefix length; did you mean `{net}/{len}`?");
@@ -256,9 +311,10 @@ impl Rules<'_, '_, '_> {
             }
         }
         let Some(key) = &service.hash_key else { return };
-        if !hashed && self.sound(node, &["scheduler"]) {
+        let limited = service.new_connections_per_second != 0;
+        if !hashed && !limited && self.sound(node, &["scheduler", "new_connections_per_second"]) {
             let message = format!(
-                "only `scheduler: offh` hashes with a key, `{}` does not; remove it",
+                "only `scheduler: offh` and `new_connections_per_second` hash with a key, `{}` does not; remove it",
                 service.scheduler
             );
             self.error(node, "hash_key", &message);

@@ -31,6 +31,15 @@ impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
         }
     }
 
+    /// Whether the packet ends a connection at once: a RST, or an ABORT.
+    pub(super) fn aborts(&self) -> bool {
+        match self.ip.flow.proto {
+            proto::TCP => self.ip.tcp_flags & tcp_flags::RST != 0,
+            proto::SCTP => self.sctp_event() == Some(SctpEvent::Abort),
+            _ => false,
+        }
+    }
+
     /// The transport header and all that follows it, of a datagram in fragments.
     pub fn whole(&self) -> Option<&'a [u8]> {
         match self.known {

@@ -55,7 +55,7 @@ impl Director {
             if let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto) {
                 return Verdict::HandOver(other);
             }
-            if cx.snapshot.services.sysctls.nat_icmp_send && p.ip.tcp_flags & tcp_flags::RST == 0 {
+            if cx.snapshot.services.sysctls.nat_icmp_send && !p.aborts() {
                 // Specification §2.6: the server learns that nobody waits for this.
                 self.answer(cx, p, IcmpError::PortUnreachable, None, sink);
                 return Verdict::Drop(DropReason::NoConnection);
