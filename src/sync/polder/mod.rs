@@ -3,3 +3,9 @@
 //! A director tells of its entries in a stream of numbered datagrams to a group. What it tells is the difference between
 //! what its tables hold and what it told before, so that a lost datagram, a lost removal or a peer that
 //! joins late are one and the same thing: a difference, which is found by digests and mended.
+
+mod rejected;
+pub mod seal;
+pub mod wire;
+
+pub use rejected::{Rejected, Rejections};
