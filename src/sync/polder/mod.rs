@@ -4,8 +4,10 @@
 //! what its tables hold and what it told before, so that a lost datagram, a lost removal or a peer that
 //! joins late are one and the same thing: a difference, which is found by digests and mended.
 
+pub mod keys;
 mod rejected;
 pub mod seal;
 pub mod wire;
 
+pub use keys::Keys;
 pub use rejected::{Rejected, Rejections};
