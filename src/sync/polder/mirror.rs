@@ -204,9 +204,7 @@ impl Mirror {
     #[must_use]
     pub fn find(&self, id: EntryId) -> Option<u32> {
         let table = &self.index[usize::from(bucket_of(id))];
-        table
-            .find(hash(id), |&at| self.slot(at).id == id)
-            .copied()
+        table.find(hash(id), |&at| self.slot(at).id == id).copied()
     }
 
     /// The live entry with that number.
@@ -228,13 +226,7 @@ impl Mirror {
     }
 
     /// Takes an entry in that has no slot. `None` when the mirror is full.
-    pub fn insert(
-        &mut self,
-        id: EntryId,
-        entry: Entry,
-        worth: u64,
-        deadline: Tick,
-    ) -> Option<u32> {
+    pub fn insert(&mut self, id: EntryId, entry: Entry, worth: u64, deadline: Tick) -> Option<u32> {
         debug_assert!(self.find(id).is_none(), "an entry has one slot");
         if !self.has_room() {
             return None;

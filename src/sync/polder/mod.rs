@@ -5,9 +5,16 @@
 //! joins late are one and the same thing: a difference, which is found by digests and mended.
 
 pub mod keys;
+pub mod mirror;
+mod node;
+pub mod receiver;
 mod rejected;
 pub mod seal;
+pub mod sender;
 pub mod wire;
 
 pub use keys::Keys;
+pub use node::{Config, Direction, Node, Peer, Role, Send, State, Status, Traffic};
+pub use receiver::{Apply, What};
 pub use rejected::{Rejected, Rejections};
+pub use sender::To;

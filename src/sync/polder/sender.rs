@@ -12,7 +12,7 @@ mod ring;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-pub(super) use listener::{Listener, Listeners};
+pub use listener::{FORGOTTEN_AFTER, Listener, Listeners, PEERS_MAX};
 use ring::Ring;
 
 use super::Rejected;
@@ -465,7 +465,10 @@ impl Sender {
                 Bucket { count, sum }.bytes()
             })
             .collect();
-        for (first, some) in (0..BUCKETS).step_by(VECTOR_MAX).zip(digests.chunks(VECTOR_MAX)) {
+        for (first, some) in (0..BUCKETS)
+            .step_by(VECTOR_MAX)
+            .zip(digests.chunks(VECTOR_MAX))
+        {
             let record = Record::MarkVector {
                 first_bucket: u8::try_from(first).expect("there are 256"),
                 buckets: Buckets::new(some),

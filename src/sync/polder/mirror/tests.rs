@@ -3,13 +3,13 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::net::Addr4;
+use crate::net::{Addr4, V4};
 use crate::sync::entry::ConnEntry;
 use crate::table::Ends;
 
 fn entry(n: u16) -> Entry {
     Entry::Conn(ConnEntry {
-        ends: Ends {
+        ends: Ends::<V4> {
             proto: 6,
             caddr: Addr4(1),
             cport: n,

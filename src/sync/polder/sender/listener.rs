@@ -10,6 +10,8 @@ use crate::sync::polder::wire::Report;
 pub const PEERS_MAX: usize = 16;
 /// Ticks of silence after which a listener is lost.
 pub const LOST_AFTER: u32 = 10 * Tick::PER_SECOND;
+/// Ticks without a report after which the last one is old.
+const LATE_AFTER: u32 = 3 * Tick::PER_SECOND;
 /// Ticks of silence after which it is forgotten.
 pub const FORGOTTEN_AFTER: u32 = 300 * Tick::PER_SECOND;
 /// Ticks between two questions of one listener at least.
@@ -34,6 +36,8 @@ pub struct Listener {
     pub reported: Tick,
     /// The share of our entries that it had then.
     pub coverage: f64,
+    /// It said once that it has everything.
+    pub synced: bool,
     /// When it may ask again, earlier by a burst.
     ask_at: Tick,
 }
@@ -42,6 +46,16 @@ impl Listener {
     /// Whether nothing came from it for long.
     pub fn is_lost(&self, now: Tick) -> bool {
         now.since(self.heard) > LOST_AFTER
+    }
+
+    /// Ticks since what it knows was true, while it reports: as of its last report.
+    pub fn lag(&self, now: Tick) -> u32 {
+        let Some(report) = &self.report else {
+            return now.since(self.heard);
+        };
+        let is_late = now.since(self.reported) > LATE_AFTER;
+        let seen = if is_late { now } else { self.reported };
+        seen.since(Tick(report.tick))
     }
 }
 
@@ -73,6 +87,7 @@ impl Listeners {
                     report: None,
                     reported: now,
                     coverage: 0.0,
+                    synced: false,
                     ask_at: now,
                 });
                 self.0.len() - 1
@@ -96,6 +111,21 @@ impl Listeners {
         Ok(())
     }
 
+    /// Notes a report. `entries` is how many we had at the mark that it names, as far as is known.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn report(&mut self, now: Tick, boot: u64, report: Report, entries: Option<u64>) {
+        let Some(listener) = self.0.iter_mut().find(|l| l.boot == boot) else {
+            return;
+        };
+        if let Some(entries) = entries {
+            let share = report.covered as f64 / entries.max(1) as f64;
+            listener.coverage = if entries == 0 { 1.0 } else { share.min(1.0) };
+        }
+        listener.synced |= !report.dirty;
+        listener.reported = now;
+        listener.report = Some(report);
+    }
+
     /// Whether a listener may ask for something now.
     ///
     /// # Errors
@@ -106,7 +136,11 @@ impl Listeners {
         if listener.ask_at.since(now) > ASK_BURST * ASK_EVERY {
             return Err(Rejected::Rate);
         }
-        let from = if now.reached(listener.ask_at) { now } else { listener.ask_at };
+        let from = if now.reached(listener.ask_at) {
+            now
+        } else {
+            listener.ask_at
+        };
         listener.ask_at = from.plus(ASK_EVERY);
         Ok(())
     }
