@@ -247,3 +247,6 @@ fn text(path: &Path) -> Result<Zeroizing<String>, KeysError> {
         .map_err(KeysError::Io)?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,3 +261,6 @@ fn place(counter: u64) -> (usize, u64) {
     let at = counter % WINDOW;
     ((at / 64) as usize, 1 << (at % 64))
 }
+
+#[cfg(test)]
+mod tests;
