@@ -174,9 +174,11 @@ mod appliance {
         let fixed = fixed(&loaded.config);
         let warnings = rendered(&loaded.warnings);
         let setup = loaded.lowered.setup.clone();
+        let sync = loaded.lowered.sync.clone();
         Ok((
             Loaded {
                 setup,
+                sync,
                 fixed,
                 warnings,
             },

@@ -4,9 +4,15 @@
 //! and the metrics page is written from the same values, so that every surface tells one story. Knows no data path
 //! type: whoever fills them translates.
 
+mod sync;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use sync::{
+    SyncDaemon, SyncPeer, SyncRejected, SyncStart, SyncStatus, SyncTraffic, SyncUpdate, SyncUpdated,
+};
 
 /// Answer to `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -601,7 +607,7 @@ pub struct Reloaded {
     pub services: Changes,
     /// Servers, as `service/server`, of services that were there before and after.
     pub servers: Changes,
-    /// Other parts that changed: `routes`, `neighbours`, `timeouts`.
+    /// Other parts that changed: `routes`, `neighbours`, `timeouts`, `sync`, …
     pub other: Vec<String>,
     /// Run-time settings that stay because the file did not change there, a sentence each.
     pub kept: Vec<String>,
@@ -645,6 +651,9 @@ pub struct ErrorBody {
     /// Every problem, where there can be more than one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The error's name in C where IPVS has one for it, such as `EEXIST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// What kind of refusal it is; decides the HTTP status.
@@ -656,6 +665,8 @@ pub enum ErrorKind {
     BadRequest,
     /// The request is understood, and what it asks for is invalid.
     Invalid,
+    /// What is to be there is there already.
+    Conflict,
     /// A worker does not answer.
     Unavailable,
 }
@@ -678,8 +689,16 @@ impl Error {
             body: ErrorBody {
                 error: error.into(),
                 problems: Vec::new(),
+                code: None,
             },
         }
+    }
+
+    /// The refusal with the error's name in C.
+    #[must_use]
+    pub fn with_code(mut self, code: &str) -> Self {
+        self.body.code = Some(code.to_owned());
+        self
     }
 
     /// The refusal with a list of problems.

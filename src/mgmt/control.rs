@@ -42,6 +42,7 @@ const ENDPOINTS: [&str; 18] = [
     "GET /v1/ports",
     "GET /v1/drops",
     "GET /v1/ipvs",
+    "GET /v1/sync",
     "POST /v1/reload",
     "PUT /v1/servers/{service}/{server} {\"weight\": N}",
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
@@ -49,6 +50,7 @@ const ENDPOINTS: [&str; 18] = [
     "PUT /v1/servers/{service}/{server} {\"up\": B}",
     "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
     "PATCH /v1/ipvs {\"NAME\": N}",
+    "POST /v1/sync {\"role\": \"off|master|backup|both\"} or {\"start\": {\"role\": \"master|backup\", …}} or {\"stop\": \"master|backup\"}",
     "GET /v1",
 ];
 
@@ -125,6 +127,7 @@ pub fn router(manager: Shared) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/drops", get(drops))
         .route("/v1/ipvs", get(ipvs).patch(update_ipvs).put(update_ipvs))
+        .route("/v1/sync", get(sync).post(update_sync))
         .route("/v1/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -138,6 +141,7 @@ impl IntoResponse for Error {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::BadRequest => StatusCode::BAD_REQUEST,
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Conflict => StatusCode::CONFLICT,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(self.body)).into_response()
@@ -167,11 +171,12 @@ async fn not_allowed(method: Method, uri: Uri) -> (StatusCode, Json<ErrorBody>) 
         "{method} is not for {}; GET /v1 lists what there is",
         uri.path()
     );
-    let problems = Vec::new();
-    (
-        StatusCode::METHOD_NOT_ALLOWED,
-        Json(ErrorBody { error, problems }),
-    )
+    let body = ErrorBody {
+        error,
+        problems: Vec::new(),
+        code: None,
+    };
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body))
 }
 
 async fn version() -> Json<api::Version> {
@@ -302,6 +307,24 @@ async fn update_ipvs(
         ))
     })?;
     app.manager().edit_ipvs(&update).map(Json)
+}
+
+async fn sync(State(app): State<App>) -> Json<api::SyncStatus> {
+    Json(app.manager().sync_listing())
+}
+
+async fn update_sync(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::SyncUpdated>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let update: api::SyncUpdate = serde_json::from_slice(&body).map_err(|e| {
+        bad(format!(
+            "the body must be {{\"role\": …}}, {{\"start\": {{\"role\": …}}}} or {{\"stop\": …}}: {e}"
+        ))
+    })?;
+    app.manager().edit_sync(&update).map(Json)
 }
 
 async fn update(

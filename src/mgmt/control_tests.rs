@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::api;
 use super::conns::{Lister, Position};
+use super::sync::SyncControl;
 use super::testkit::*;
+use crate::sync::settings::{Role, Settings};
 
 /// One raw exchange: status and body.
 fn http(socket: &Path, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
@@ -455,4 +457,104 @@ fn persistence_is_changed_over_the_socket_and_workers_see_it() {
     let snapshot = plane.snapshot.load_full();
     let web = snapshot.service_by_name("web").expect("there");
     assert_eq!(web.template_timeout, 30_000);
+}
+
+/// Settings of the file that the tests of sync begin with.
+fn sync_settings() -> Settings {
+    Settings {
+        interface: Some("lo".to_owned()),
+        key_file: Some("/k".into()),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn sync_is_started_listed_and_stopped_over_the_socket() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    manager.sync_file = sync_settings();
+    let fake = FakeSync::of(&mut manager, sync_settings());
+    let socket = ControlSocket::serve(&manager.shared());
+    let post = |body: &str| http(&socket.path, "POST", "/v1/sync", body);
+    let off: api::SyncStatus = get(&socket.path, "/v1/sync");
+    assert_eq!((off.role.as_str(), off.overridden), ("off", false));
+    let (status, body) = post(r#"{"start": {"role": "master", "sync_id": 9}}"#);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(
+        body["message"],
+        "sync: master started (at run time only: a restart takes what the file says)"
+    );
+    assert_eq!(body["sync"]["sync_id"], 9);
+    assert_eq!(fake.settings().role, Role::Master);
+    fake.status.lock().expect("not poisoned").running = true;
+    let on: api::SyncStatus = get(&socket.path, "/v1/sync");
+    assert_eq!((on.role.as_str(), on.overridden), ("master", true));
+    let d = &on.daemons[0];
+    assert_eq!(
+        (
+            d.interface.as_str(),
+            d.group.as_str(),
+            d.port,
+            d.max_message
+        ),
+        ("lo", "224.0.0.81", 8848, 1472)
+    );
+    assert_eq!(fake.told(), 1);
+    for (body, status, code, says) in [
+        (
+            r#"{"start": {"role": "master"}}"#,
+            409,
+            "EEXIST",
+            "runs as master already",
+        ),
+        (
+            r#"{"stop": "backup"}"#,
+            404,
+            "ESRCH",
+            "does not run as backup",
+        ),
+        (
+            r#"{"start": {"role": "backup", "interface": "nope0"}}"#,
+            422,
+            "ENODEV",
+            "no interface `nope0`",
+        ),
+        (
+            r#"{"start": {"role": "backup", "ttl": 300}}"#,
+            422,
+            "EINVAL",
+            "1 to 255",
+        ),
+    ] {
+        let answer = post(body);
+        assert_eq!(answer.0, status, "{body}: {}", answer.1);
+        assert_eq!(answer.1["code"], code);
+        assert!(error(&answer).contains(says), "{}", answer.1);
+    }
+    assert_eq!(post(r#"{"role": "primary"}"#).0, 422);
+    assert_eq!(post(r#"{"rule": "master"}"#).0, 400);
+    assert_eq!(post("").0, 400);
+    assert_eq!(fake.told(), 0, "what is refused does not reach the machine");
+    let (status, body) = post(r#"{"role": "master"}"#);
+    assert_eq!((status, fake.told()), (200, 0), "{body}");
+    *fake.refuses.lock().expect("not poisoned") = Some("no socket to be had".to_owned());
+    let answer = post(r#"{"role": "both"}"#);
+    assert_eq!((answer.0, error(&answer)), (422, "no socket to be had"));
+    *fake.refuses.lock().expect("not poisoned") = None;
+    let (status, body) = post(r#"{"stop": "master"}"#);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["sync"]["daemons"], serde_json::json!([]));
+}
+
+#[test]
+fn an_appliance_without_sync_says_so() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let status: api::SyncStatus = get(&socket.path, "/v1/sync");
+    assert!(status.ready && !status.running);
+    let why = "this appliance was started without state sync";
+    assert_eq!(status.problem.as_deref(), Some(why));
+    let answer = http(&socket.path, "POST", "/v1/sync", r#"{"role": "master"}"#);
+    assert_eq!((answer.0, error(&answer)), (503, why));
 }

@@ -15,6 +15,7 @@ use super::ipvs;
 use super::names;
 use super::reload::{self, Fixed};
 use super::sessions;
+use super::sync::SyncControl;
 use super::totals::Baselines;
 use super::watch::Watch;
 use crate::forward::{
@@ -22,6 +23,7 @@ use crate::forward::{
     Services, Setup, Snapshot,
 };
 use crate::net::Mac;
+use crate::sync::settings::Settings;
 use crate::table::{AdminState, Dest, DestId};
 use crate::worker::Plane;
 
@@ -30,6 +32,8 @@ use crate::worker::Plane;
 pub struct Loaded {
     /// What can change at run time.
     pub setup: Setup,
+    /// State sync, which can change, too.
+    pub sync: Settings,
     /// What can't.
     pub fixed: Fixed,
     /// Rendered warnings.
@@ -113,6 +117,10 @@ pub struct Manager {
     pub(super) setup: Setup,
     /// What the file said when it was last loaded.
     pub(super) file: Setup,
+    /// What does state sync, where there is such.
+    pub(super) sync: Option<Arc<dyn SyncControl>>,
+    /// What the file said of it when it was last loaded.
+    pub(super) sync_file: Settings,
     fixed: Fixed,
     config_path: PathBuf,
     loader: Loader,
@@ -197,6 +205,8 @@ impl Manager {
             registry: Registry::new(service_slots, dest_slots, seed),
             setup: Setup::default(),
             file: loaded.setup.clone(),
+            sync: None,
+            sync_file: loaded.sync,
             fixed: loaded.fixed,
             config_path,
             loader,
@@ -230,6 +240,11 @@ impl Manager {
     #[must_use]
     pub fn shared(self) -> Shared {
         Arc::new(Mutex::new(self))
+    }
+
+    /// Gives the manager what does state sync, which has the settings of the file.
+    pub fn set_sync_control(&mut self, control: Arc<dyn SyncControl>) {
+        self.sync = Some(control);
     }
 
     /// What the manager publishes to.
@@ -438,16 +453,33 @@ impl Manager {
             return Err(refused(problems));
         }
         let (merged, kept) = reload::keep_overrides(&self.file, &self.setup, &loaded.setup);
-        let report = Reloaded {
+        let mut report = Reloaded {
             kept,
             warnings: loaded.warnings,
             ..reload::report(&self.setup, &merged)
         };
-        if report.changed {
-            self.publish(merged)
-                .map_err(|e| refused(vec![e.to_string()]))?;
+        let sync = self.sync_step(&loaded.sync, &merged, &mut report);
+        if let Some((control, before, after)) = &sync {
+            match control.change(after.clone()) {
+                Ok(()) => {}
+                // A reload for the sake of something else is not kept up by what was wrong before.
+                Err(why) if before == after => report.warnings.push(format!("sync: {why}")),
+                Err(why) => return Err(refused(vec![format!("sync: {why}")])),
+            }
+        }
+        if merged != self.setup
+            && let Err(e) = self.publish(merged)
+        {
+            let mut problems = vec![e.to_string()];
+            if let Some((control, before, _)) = sync
+                && let Err(why) = control.change(before)
+            {
+                problems.push(format!("sync: {why}"));
+            }
+            return Err(refused(problems));
         }
         self.file = loaded.setup;
+        self.sync_file = loaded.sync;
         Ok(report)
     }
 
@@ -670,7 +702,7 @@ fn contradiction((upper, lower): (u32, u32), edit: ServerEdit) -> Option<String>
 }
 
 /// How long a setting lasts, for messages.
-fn lasts(overridden: bool) -> &'static str {
+pub(super) fn lasts(overridden: bool) -> &'static str {
     if overridden {
         "at run time only: a restart takes what the file says"
     } else {

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::api::{ErrorKind, PersistenceUpdate, ServiceUpdate};
+use super::api::{self, ErrorKind, PersistenceUpdate, ServiceUpdate};
 use super::manager::{Loaded, Manager, ServerEdit};
+use super::sync::SyncControl;
 use super::testkit::*;
 use crate::forward::defence::{Active, Mode, Sysctls};
 use crate::forward::defs::MarkRule;
 use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Snapshot, Way};
 use crate::net::Mac;
 use crate::persist::{Field, PayloadKey, SessionKey, Unit};
+use crate::sync::settings::{Role, Settings};
 use crate::table::{AdminState, DestId, ServiceId};
 
 fn at(seconds: u64) -> SystemTime {
@@ -211,7 +213,7 @@ fn what_needs_a_restart_is_refused_by_name() {
     *file.lock().expect("not poisoned") = Ok(Loaded {
         setup: new,
         fixed: [("dpdk.cores".to_owned(), "[1, 2]".to_owned())].into(),
-        warnings: Vec::new(),
+        ..Loaded::default()
     });
     let e = manager.reload(at(2000)).expect_err("needs a restart");
     assert_eq!(e.body.problems.len(), 2, "{e}");
@@ -902,4 +904,130 @@ fn an_edit_leaves_the_schedulers_of_other_services_as_they_are() {
         let reload = |m: &mut Manager| drop(m.reload(at(2000)).expect("valid"));
         assert_eq!(kept(&mut manager, &reload), [false, true]);
     }
+}
+/// Makes these the file's settings of state sync.
+fn write_sync(file: &File, setup: Setup, sync: &Settings) {
+    *file.lock().expect("not poisoned") = Ok(Loaded {
+        setup,
+        sync: sync.clone(),
+        ..Loaded::default()
+    });
+}
+
+fn sync_settings(role: Role) -> Settings {
+    Settings {
+        role,
+        interface: Some("lo".to_owned()),
+        key_file: Some("/k".into()),
+        ..Settings::default()
+    }
+}
+
+/// A manager whose file and machine have these settings.
+fn with_sync(settings: &Settings) -> (Manager, File, Arc<FakeSync>) {
+    let (mut manager, file) = manager_of(&plane(1), web_and_sip());
+    manager.sync_file = settings.clone();
+    let fake = FakeSync::of(&mut manager, settings.clone());
+    write_sync(&file, web_and_sip(), settings);
+    (manager, file, fake)
+}
+
+#[test]
+fn a_reload_applies_the_section_sync_without_a_restart() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Off));
+    let new = Settings {
+        encrypt: true,
+        ..sync_settings(Role::Both)
+    };
+    write_sync(&file, web_and_sip(), &new);
+    let report = manager.reload(at(2000)).expect("valid");
+    assert_eq!(
+        (report.changed, report.other),
+        (true, vec!["sync".to_owned()])
+    );
+    assert_eq!(fake.settings(), new);
+    let report = manager.reload(at(2001)).expect("valid");
+    assert!(!report.changed && report.other.is_empty());
+    assert_eq!(fake.told(), 2, "the key file is read again at every reload");
+}
+
+#[test]
+fn a_reload_keeps_what_was_started_at_run_time() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Off));
+    let update = api::SyncUpdate {
+        role: Some("backup".to_owned()),
+        ..api::SyncUpdate::default()
+    };
+    manager.edit_sync(&update).expect("starts");
+    let new = Settings {
+        ttl: 9,
+        ..sync_settings(Role::Off)
+    };
+    write_sync(&file, web_and_sip(), &new);
+    let report = manager.reload(at(2000)).expect("valid");
+    assert_eq!(report.kept.len(), 1, "{:?}", report.kept);
+    assert!(report.kept[0].starts_with("sync keeps role backup"));
+    assert_eq!(
+        (fake.settings().role, fake.settings().ttl),
+        (Role::Backup, 9)
+    );
+    write_sync(&file, web_and_sip(), &sync_settings(Role::Master));
+    let report = manager.reload(at(2001)).expect("valid");
+    assert!(report.kept.is_empty(), "the file itself changed");
+    assert_eq!(fake.settings(), sync_settings(Role::Master));
+}
+
+#[test]
+fn a_reload_that_sync_refuses_changes_nothing() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Master));
+    *fake.refuses.lock().expect("not poisoned") = Some("the key file is gone".to_owned());
+    let mut setup = web_and_sip();
+    setup.services.pop();
+    let new = Settings {
+        ttl: 9,
+        ..sync_settings(Role::Master)
+    };
+    write_sync(&file, setup.clone(), &new);
+    let e = manager.reload(at(2000)).expect_err("refused");
+    assert_eq!(e.body.problems, ["sync: the key file is gone"]);
+    assert_eq!(manager.setup(), &web_and_sip());
+    // What is wrong already does not keep other changes up.
+    write_sync(&file, setup.clone(), &sync_settings(Role::Master));
+    let report = manager.reload(at(2001)).expect("valid");
+    assert_eq!(report.warnings, ["sync: the key file is gone"]);
+    assert_eq!(manager.setup(), &setup);
+}
+
+#[test]
+fn a_reload_that_can_not_be_published_leaves_sync_as_it_was() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Master));
+    let many: Vec<_> = (0..=SLOTS.0)
+        .map(|i| service(&format!("s{i}"), &format!("192.0.2.90:{}", 80 + i), &[]))
+        .collect();
+    write_sync(&file, setup(many), &sync_settings(Role::Both));
+    manager.reload(at(2000)).expect_err("too many services");
+    assert_eq!(fake.settings(), sync_settings(Role::Master));
+}
+
+#[test]
+fn a_director_that_sync_is_not_ready_on_is_not_ready() {
+    let (manager, _, fake) = with_sync(&sync_settings(Role::Backup));
+    all_see(&manager);
+    let now = Instant::now();
+    fake.status.lock().expect("not poisoned").ready_reason = "peer left: 40% of 99%".to_owned();
+    let want = "state sync is not ready: peer left: 40% of 99%";
+    assert!(
+        manager.unready(now).contains(&want.to_owned()),
+        "{:?}",
+        manager.unready(now)
+    );
+    fake.status.lock().expect("not poisoned").ready = true;
+    assert_eq!(manager.sync_unready(), None);
+    fake.status.lock().expect("not poisoned").ready = false;
+    fake.settings.lock().expect("not poisoned").role = Role::Off;
+    assert_eq!(
+        manager.sync_unready(),
+        None,
+        "who does nothing needs nothing"
+    );
 }

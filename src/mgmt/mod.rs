@@ -28,6 +28,7 @@ pub use manager::{
 pub use metrics::{Detail, MetricsServer};
 pub use reload::Fixed;
 pub use status::Status;
+pub use sync::SyncControl;
 
 #[cfg(test)]
 mod control_tests;

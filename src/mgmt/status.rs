@@ -33,6 +33,8 @@ pub struct Status {
     pub drops: Vec<api::Drop>,
     /// Settings that LVS has as sysctls, and which defences are in force.
     pub ipvs: api::Ipvs,
+    /// State sync, where there is such.
+    pub sync: Option<api::SyncStatus>,
     /// Ports.
     pub ports: Vec<api::PortStatus>,
 }
@@ -57,6 +59,7 @@ impl Manager {
             workers,
             drops,
             ipvs: self.ipvs(),
+            sync: self.sync_status(),
             ports: self.ports().ports,
         }
     }
@@ -347,6 +350,7 @@ impl Manager {
                 out.push(format!("port `{}` has no link", p.name));
             }
         }
+        out.extend(self.sync_unready());
         out
     }
 }

@@ -3,20 +3,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use super::api::PortStatus;
+use super::api::{PortStatus, SyncStatus};
 use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
+use super::sync::{SyncControl, status_of};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence, address_bytes};
 use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
 use crate::net::tunnel::Tunnel;
 use crate::net::{Af, HashKey, Mac, Tick, V4, V6};
 use crate::persist::Engine;
+use crate::sync::settings::Settings;
 use crate::table::{
     AdminState, DestId, Method, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef,
     Templates,
@@ -114,6 +116,71 @@ pub fn plane(workers: usize) -> Arc<Plane> {
 
 /// A configuration file that tests write without a disk.
 pub type File = Arc<Mutex<Result<Loaded, Vec<String>>>>;
+
+/// A machine that does what it is told, unless it is told to refuse, and says what the test says.
+#[derive(Debug, Default)]
+pub struct FakeSync {
+    /// The settings that it goes by.
+    pub settings: Mutex<Settings>,
+    /// How often settings were given to it.
+    pub changes: AtomicUsize,
+    /// What it says when it is to change.
+    pub refuses: Mutex<Option<String>>,
+    /// What it says of itself beyond its settings.
+    pub status: Mutex<SyncStatus>,
+}
+
+impl FakeSync {
+    /// A machine of these settings, in the service of `manager`.
+    pub fn of(manager: &mut Manager, settings: Settings) -> Arc<Self> {
+        let fake = Arc::new(Self {
+            settings: Mutex::new(settings),
+            ..Self::default()
+        });
+        manager.set_sync_control(Arc::clone(&fake) as Arc<dyn SyncControl>);
+        fake
+    }
+
+    /// How often it was told to change, since this was asked last.
+    pub fn told(&self) -> usize {
+        self.changes.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl SyncControl for FakeSync {
+    fn status(&self) -> SyncStatus {
+        let known = status_of(&self.settings());
+        let told = self.status.lock().expect("not poisoned").clone();
+        SyncStatus {
+            role: known.role,
+            format: known.format,
+            version: known.version,
+            interface: known.interface,
+            group: known.group,
+            unicast: known.unicast,
+            sync_id: known.sync_id,
+            encrypted: known.encrypted,
+            queue_capacity: known.queue_capacity,
+            daemons: known.daemons,
+            ..told
+        }
+    }
+
+    fn change(&self, settings: Settings) -> Result<(), String> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        match self.refuses.lock().expect("not poisoned").clone() {
+            Some(why) => Err(why),
+            None => {
+                *self.settings.lock().expect("not poisoned") = settings;
+                Ok(())
+            }
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.lock().expect("not poisoned").clone()
+    }
+}
 
 /// Makes a set-up the file's contents.
 pub fn write(file: &File, setup: Setup) {

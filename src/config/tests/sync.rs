@@ -161,8 +161,8 @@ fn a_key_file_belongs_to_the_polder_format() {
             "one in the other format",
             ipvs("role: master, key_file: /k, encrypt: true"),
             &[
-                "3:62: error: sync.key_file: messages of `format: ipvs` are not authenticated, so that",
-                "3:75: error: sync.encrypt: messages of `format: ipvs` can't be encrypted",
+                "3:63: error: sync.key_file: messages of `format: ipvs` are not authenticated, so that",
+                "3:76: error: sync.encrypt: messages of `format: ipvs` can't be encrypted",
             ],
         ),
         row("no encryption in it", ipvs("encrypt: false"), &[]),
@@ -174,12 +174,12 @@ fn a_key_file_belongs_to_the_polder_format() {
         row(
             "also the file of readiness",
             keyed("ready: {file: /k}"),
-            &["3:70: error: sync.ready.file: this is the key file, which would be overwritten"],
+            &["3:71: error: sync.ready.file: this is the key file, which would be overwritten"],
         ),
         row(
             "a relative file of readiness",
             keyed("ready: {file: ready}"),
-            &["3:70: error: sync.ready.file: the file needs an absolute path"],
+            &["3:71: error: sync.ready.file: the file needs an absolute path"],
         ),
     ]);
 }
@@ -199,8 +199,8 @@ fn a_key_of_the_other_format_is_a_warning() {
             "of polder in ipvs",
             ipvs("interval: 2s, ready: {coverage: 90%}"),
             &[
-                "3:48: warning: sync.interval: `interval` is for `format: polder`",
-                "3:70: warning: sync.ready.coverage: `coverage` is for `format: polder`",
+                "3:49: warning: sync.interval: `interval` is for `format: polder`",
+                "3:71: warning: sync.ready.coverage: `coverage` is for `format: polder`",
             ],
         ),
         row(
@@ -209,7 +209,7 @@ fn a_key_of_the_other_format_is_a_warning() {
                 .replace("192.0.2.80", "\"2001:db8::80\"")
                 .replace("10.0.0.11", "\"2001:db8::11\""),
             &[
-                "3:52: warning: sync.sync_version: version 0 has no IPv6: connections of IPv6 services are not told of; did you mean `1`?",
+                "3:53: warning: sync.sync_version: version 0 has no IPv6: connections of IPv6 services are not told of; did you mean `1`?",
             ],
         ),
     ]);
@@ -222,41 +222,41 @@ fn messages_have_one_way_to_go() {
             "a group that is none",
             keyed("group: 192.0.2.2:8848"),
             &[
-                "3:62: error: sync.group: 192.0.2.2 is no multicast address, as that of a group is; directors are given one by one as `peers: [192.0.2.2:8848]`",
+                "3:64: error: sync.group: 192.0.2.2 is no multicast address, as that of a group is; directors are given one by one as `peers: [192.0.2.2:8848]`",
             ],
         ),
         row(
             "a group without a port",
             keyed("group: 224.0.0.81"),
             &[
-                "3:62: error: sync.group: `224.0.0.81` is not an address and a port, such as 224.0.0.81:8848; did you mean `224.0.0.81:8848`?",
+                "3:64: error: sync.group: `224.0.0.81` is not an address and a port, such as 224.0.0.81:8848; did you mean `224.0.0.81:8848`?",
             ],
         ),
         row(
             "port 0",
             keyed("group: 224.0.0.81:0"),
             &[
-                "3:62: error: sync.group: port 0 is none to send to; did you mean `224.0.0.81:8848`?",
+                "3:64: error: sync.group: port 0 is none to send to; did you mean `224.0.0.81:8848`?",
             ],
         ),
         row(
             "an interface by its number",
             keyed("peers: [\"[fe80::1%3]:8848\"]"),
             &[
-                "3:63: error: sync.peers[0]: `[fe80::1%3]:8848` names an interface by its number; give its name as `interface`; did you mean `[fe80::1]:8848`?",
+                "3:65: error: sync.peers[0]: `[fe80::1%3]:8848` names an interface by its number; give its name as `interface`; did you mean `[fe80::1]:8848`?",
             ],
         ),
         row(
             "both",
             keyed("group: 224.0.0.81:8848, peers: [192.0.2.2:8848]"),
             &[
-                "3:62: error: sync.group: messages go to the `group` or to each of `peers`, not to both",
+                "3:64: error: sync.group: messages go to the `group` or to each of `peers`, not to both",
             ],
         ),
         row(
             "no peers",
             keyed("peers: []"),
-            &["3:55: error: sync.peers: there must be at least one peer"],
+            &["3:57: error: sync.peers: there must be at least one peer"],
         ),
         row(
             "bad peers",
@@ -264,12 +264,12 @@ fn messages_have_one_way_to_go() {
                 "peers: [192.0.2.2:8848, 192.0.2.2:8848, 224.0.0.81:8848, 192.0.2.10:8848, \"[2001:db8::1]:8848\", 192.0.2.3:8849, 0.0.0.0:8848]",
             ),
             &[
-                "3:79: error: sync.peers[1]: the peer is given in line 3 already",
-                "3:95: error: sync.peers[2]: 224.0.0.81 is a multicast address; give it as `group`",
-                "3:112: error: sync.peers[3]: 192.0.2.10 is this director's own address",
-                "3:129: error: sync.peers[4]: all peers must be of one address family",
-                "3:151: error: sync.peers[5]: all peers must have one port, on which this director listens, too; did you mean `192.0.2.3:8848`?",
-                "3:167: error: sync.peers[6]: 0.0.0.0 is the unspecified address, no address of a peer",
+                "3:81: error: sync.peers[1]: the peer is given in line 3 already",
+                "3:97: error: sync.peers[2]: 224.0.0.81 is a multicast address; give it as `group`",
+                "3:114: error: sync.peers[3]: 192.0.2.10 is this director's own address",
+                "3:131: error: sync.peers[4]: all peers must be of one address family",
+                "3:153: error: sync.peers[5]: all peers must have one port, on which this director listens, too; did you mean `192.0.2.3:8848`?",
+                "3:169: error: sync.peers[6]: 0.0.0.0 is the unspecified address, no address of a peer",
             ],
         ),
         row(
@@ -281,13 +281,13 @@ fn messages_have_one_way_to_go() {
                     .collect::<Vec<_>>()
                     .join(", ")
             )),
-            &["3:55: error: sync.peers: there can be at most 16 peers; use a `group`"],
+            &["3:57: error: sync.peers: there can be at most 16 peers; use a `group`"],
         ),
         row(
             "channels beyond the last port",
             ipvs("group: 224.0.0.81:65534, sync_ports: 4"),
             &[
-                "3:45: error: sync.group: there are not 4 ports, as `sync_ports` says, from 65534 on",
+                "3:46: error: sync.group: there are not 4 ports, as `sync_ports` says, from 65534 on",
             ],
         ),
     ]);
@@ -381,50 +381,50 @@ fn thresholds_and_channels_are_what_the_kernel_takes() {
             "the wrong way round",
             ipvs("sync_threshold: [50, 3]"),
             &[
-                "3:38: error: sync.sync_threshold: the sync threshold 50 must be below the period 3; did you mean `[3, 50]`?",
+                "3:39: error: sync.sync_threshold: the sync threshold 50 must be below the period 3; did you mean `[3, 50]`?",
             ],
         ),
         row(
             "equal",
             ipvs("sync_threshold: [3, 3]"),
-            &["3:38: error: sync.sync_threshold: the sync threshold 3 must be below the period 3"],
+            &["3:39: error: sync.sync_threshold: the sync threshold 3 must be below the period 3"],
         ),
         row(
             "one number",
             ipvs("sync_threshold: [3]"),
-            &["3:38: error: sync.sync_threshold: the threshold is two numbers"],
+            &["3:39: error: sync.sync_threshold: the threshold is two numbers"],
         ),
         row(
             "three numbers",
             ipvs("sync_threshold: [3, 50, 7]"),
-            &["3:38: error: sync.sync_threshold: the threshold is two numbers"],
+            &["3:39: error: sync.sync_threshold: the threshold is two numbers"],
         ),
         row(
             "a negative one",
             ipvs("sync_threshold: [3, -1]"),
             &[
-                "3:58: error: sync.sync_threshold[1]: -1 is out of range; 0 to 2147483647 is allowed",
+                "3:59: error: sync.sync_threshold[1]: -1 is out of range; 0 to 2147483647 is allowed",
             ],
         ),
         row(
             "no list",
             ipvs("sync_threshold: 3"),
-            &["3:54: error: sync.sync_threshold: expected a list, found `3`"],
+            &["3:55: error: sync.sync_threshold: expected a list, found `3`"],
         ),
         row(
             "too many retries",
             ipvs("sync_retries: 4"),
-            &["3:52: error: sync.sync_retries: 4 is out of range; 0 to 3 is allowed"],
+            &["3:53: error: sync.sync_retries: 4 is out of range; 0 to 3 is allowed"],
         ),
         row(
             "no power of two",
             ipvs("sync_ports: 12"),
-            &["3:50: error: sync.sync_ports: 12 is no power of two; did you mean `16`?"],
+            &["3:51: error: sync.sync_ports: 12 is no power of two; did you mean `16`?"],
         ),
         row(
             "too many channels",
             ipvs("sync_ports: 128"),
-            &["3:50: error: sync.sync_ports: 128 is out of range; 1 to 64 is allowed"],
+            &["3:51: error: sync.sync_ports: 128 is out of range; 1 to 64 is allowed"],
         ),
     ]);
 }
@@ -449,29 +449,29 @@ fn values_of_sync_have_their_ranges() {
         row(
             "a sync id",
             keyed("sync_id: 256"),
-            &["3:64: error: sync.sync_id: 256 is out of range; 0 to 255 is allowed"],
+            &["3:66: error: sync.sync_id: 256 is out of range; 0 to 255 is allowed"],
         ),
         row(
             "a ttl",
             keyed("ttl: 0"),
-            &["3:60: error: sync.ttl: 0 is out of range; 1 to 255 is allowed"],
+            &["3:62: error: sync.ttl: 0 is out of range; 1 to 255 is allowed"],
         ),
         row(
             "a length",
             keyed("max_message: 100"),
-            &["3:68: error: sync.max_message: 100 is out of range; 512 to 65507 is allowed"],
+            &["3:70: error: sync.max_message: 100 is out of range; 512 to 65507 is allowed"],
         ),
         row(
             "a share",
             keyed("ready: {coverage: 99}"),
             &[
-                "3:74: error: sync.ready.coverage: `99` is not a share from 0 to 1 such as 99% or 0.99; did you mean `99%`?",
+                "3:75: error: sync.ready.coverage: `99` is not a share from 0 to 1 such as 99% or 0.99; did you mean `99%`?",
             ],
         ),
         row(
             "an interval",
             keyed("interval: 1ms"),
-            &["3:65: error: sync.interval: 1ms is out of range; 100ms to 1m is allowed"],
+            &["3:67: error: sync.interval: 1ms is out of range; 100ms to 1m is allowed"],
         ),
         row(
             "a name",
@@ -504,14 +504,14 @@ fn servers_of_the_other_family_can_not_be_told_of() {
             "in the ipvs format",
             mixed("format: ipvs, role: master"),
             &[
-                "2:85: error: services[0].servers[0].address: with `sync.format: ipvs` an IPv4 service can't have an IPv6 server",
+                "2:79: error: services[0].servers[0].address: with `sync.format: ipvs` an IPv4 service can't have an IPv6 server",
             ],
         ),
         row(
             "in the polder format",
             mixed("key_file: /k, role: backup"),
             &[
-                "2:85: warning: services[0].servers[0].address: state sync can't tell of an IPv4 service's connections",
+                "2:79: warning: services[0].servers[0].address: state sync can't tell of an IPv4 service's connections",
             ],
         ),
     ]);
@@ -533,7 +533,7 @@ fn what_is_wrong_with_a_key_has_no_follow_ups_in_sync() {
         row(
             "a key file that is none",
             sync("role: master, interface: eth1, key_file: [a]"),
-            &["3:39: error: sync.key_file: expected a text, found a list"],
+            &["3:49: error: sync.key_file: expected a text, found a list"],
         ),
         row(
             "a group that is none",
