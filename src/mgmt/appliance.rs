@@ -24,6 +24,7 @@ use super::manager::{
     Loaded, Loader, Manager, Options, PortStatsSource, Shared, empty_snapshot, lock,
 };
 use super::metrics::{Detail, MetricsServer};
+use super::sync::{SyncControl, task};
 use crate::forward::{PortId, Prefix, Snapshot, Way};
 use crate::io::PacketIo;
 use crate::net::{Mac, PacketBuf, Tick};
@@ -180,6 +181,7 @@ async fn run_here<I: PacketIo + 'static>(
         ..
     } = start;
     let setup = loaded.setup.clone();
+    let sync = Arc::new(task::Control::new(loaded.sync.clone()));
     let control = ControlServer::bind(&start.control).map_err(RunError::Listen)?;
     let metrics = MetricsServer::bind(start.metrics.0)
         .await
@@ -216,6 +218,7 @@ async fn run_here<I: PacketIo + 'static>(
     )
     .map_err(RunError::Config)?
     .shared();
+    lock(&manager).set_sync_control(Arc::clone(&sync) as Arc<dyn SyncControl>);
 
     let mut parts = Vec::new();
     let mut frames = Vec::new();
@@ -268,6 +271,13 @@ async fn run_here<I: PacketIo + 'static>(
         Arc::clone(&plane),
         Rc::clone(&mirror),
     )));
+    let machine = task::Machine {
+        plane: Arc::clone(&plane),
+        owner_key: sizes.owner_key(),
+        control: sync,
+        entries_max: sizes.connections + sizes.templates,
+    };
+    tasks.push(tokio::task::spawn_local(machine.run()));
     ready(&manager);
 
     let died = supervise(&manager, &mirror, &threads, stop).await;

@@ -31,7 +31,7 @@ use crate::table::ServiceId;
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 18] = [
+const ENDPOINTS: [&str; 20] = [
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",

@@ -6,8 +6,11 @@
 
 mod edit;
 pub mod ipvs;
+pub mod polder;
 pub mod socket;
+mod status;
 pub mod tables;
+pub mod task;
 
 pub use edit::{Errno, Refused};
 
