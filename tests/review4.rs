@@ -6,10 +6,12 @@ mod bed;
 use std::net::SocketAddr;
 
 use bed::*;
-use polder::forward::defence::Sysctls;
+use polder::forward::defence::{Mode, Sysctls};
 use polder::forward::{DestDef, ServiceDef, Setup, Switches};
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
+use polder::table::AdminState;
+use proptest::prelude::*;
 
 const SYN: u8 = tcp_flags::SYN;
 const ACK: u8 = tcp_flags::ACK;
@@ -318,5 +320,166 @@ fn a_spoofed_error_changes_no_state() {
         }
         assert_eq!(rows(&mut bed), before, "{method:?}");
         bed.check_identity();
+    }
+}
+
+mod edits_under_traffic {
+    use std::sync::Arc;
+
+    use polder::table::Dest;
+
+    use super::*;
+
+    const FIN: u8 = tcp_flags::FIN;
+    const SCHEDULERS: [&str; 13] = [
+        "rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "hprio", "twos", "sh", "mh", "lblc", "lblcr",
+    ];
+    /// Those that refuse some clients although a server would take them.
+    const REFUSING: [&str; 2] = ["sh", "mh"];
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Client(u16, u8),
+        Reply(u16, u8),
+        Pass(u32),
+        Weight(usize, u32),
+        Thresholds(usize, u32, u32),
+        State(usize, AdminState),
+        Scheduler(usize),
+        Servers(usize),
+        DropEntry(bool),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let flags = prop::sample::select(vec![SYN, SYN, SYN, ACK, FIN | ACK, RST]);
+        let state = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
+        prop_oneof![
+            12 => (0..40u16, flags.clone()).prop_map(|(n, f)| Op::Client(n, f)),
+            4 => (0..40u16, flags).prop_map(|(n, f)| Op::Reply(n, f)),
+            2 => (1..150u32).prop_map(Op::Pass),
+            1 => (0..3usize, 0..4u32).prop_map(|(d, w)| Op::Weight(d, w)),
+            2 => (0..3usize, 0..7u32, 0..7u32).prop_map(|(d, a, b)| Op::Thresholds(d, a, b)),
+            1 => (0..3usize, prop::sample::select(state.to_vec())).prop_map(|(d, s)| Op::State(d, s)),
+            1 => (0..SCHEDULERS.len()).prop_map(Op::Scheduler),
+            1 => (0..4usize).prop_map(Op::Servers),
+            1 => any::<bool>().prop_map(Op::DropEntry),
+        ]
+    }
+
+    fn dests(bed: &Bed) -> Vec<Arc<Dest>> {
+        let snapshot = bed.bed.snapshot();
+        let dests = snapshot.services.dests.iter().flatten();
+        dests.map(Arc::clone).collect()
+    }
+
+    fn check(bed: &mut Bed) {
+        for dest in dests(bed) {
+            let counts = dest.shared.counts();
+            let walked = bed.bed.walk(dest.id);
+            assert_eq!((counts.active, counts.total), walked, "{}", dest.name);
+            let limits = dest.thresholds();
+            if limits.upper != 0 && dest.available {
+                let (full, low) = (
+                    counts.total >= limits.upper,
+                    counts.total < limits.low_mark(),
+                );
+                assert!(
+                    !full || counts.overloaded,
+                    "{} {limits:?} {counts:?}",
+                    dest.name
+                );
+                assert!(
+                    !low || !counts.overloaded,
+                    "{} {limits:?} {counts:?}",
+                    dest.name
+                );
+            }
+        }
+        bed.check_identity();
+    }
+
+    fn run(ops: Vec<Op>, workers: usize) {
+        let all = three();
+        let mut now = setup(vec![balanced("rr", all.clone())]);
+        let mut bed = Bed::with(&now, workers);
+        for op in ops {
+            match op {
+                Op::Client(n, SYN) => {
+                    let before = dests(&bed);
+                    let open: Vec<_> = before.iter().filter(|d| d.eligible()).collect();
+                    let known = bed
+                        .bed
+                        .connections()
+                        .iter()
+                        .any(|r| r.client.1 == client(n).port());
+                    let to = bed.connect(n);
+                    if known {
+                        continue;
+                    }
+                    let service = &now.services[0];
+                    let chosen = open
+                        .iter()
+                        .find(|d| d.addr.to_string().ends_with(&format!(".{to}")));
+                    match chosen {
+                        Some(d) if service.scheduler == "hprio" || service.scheduler == "fo" => {
+                            assert!(open.iter().all(|o| o.weight <= d.weight), "the heaviest");
+                        }
+                        Some(_) => {}
+                        None => assert!(
+                            to == 0 && (open.is_empty() || REFUSING.contains(&&*service.scheduler)),
+                            "client {n} to {to}, {:?}",
+                            service.scheduler
+                        ),
+                    }
+                }
+                Op::Client(n, flags) => drop(bed.tcp(n, flags)),
+                Op::Reply(n, flags) => {
+                    let rows = bed.bed.connections();
+                    if let Some(r) = rows.iter().find(|r| r.client.1 == client(n).port()) {
+                        let from = SocketAddr::new(r.dest.0, r.dest.1);
+                        let frame = from_server(&from.ip().to_string());
+                        bed.server(&frame.tcp(from, client(n), flags, 1, b""));
+                    }
+                }
+                Op::Pass(seconds) => bed.pass(seconds),
+                Op::DropEntry(on) => {
+                    now.sysctls.drop_entry = if on { Mode::Always } else { Mode::Off };
+                    bed.bed.apply(&now).expect("a set-up");
+                }
+                edit => {
+                    let servers = &mut now.services[0].servers;
+                    match edit {
+                        Op::Weight(d, weight) if d < servers.len() => servers[d].weight = weight,
+                        Op::Thresholds(d, a, b) if d < servers.len() => {
+                            servers[d].upper_threshold = a.max(b);
+                            servers[d].lower_threshold = a.min(b);
+                        }
+                        Op::State(d, state) if d < servers.len() => servers[d].admin = state,
+                        Op::Servers(n) if n < servers.len() => drop(servers.remove(n)),
+                        Op::Servers(_) => *servers = all.clone(),
+                        Op::Scheduler(n) => now.services[0].scheduler = SCHEDULERS[n].into(),
+                        _ => {}
+                    }
+                    bed.bed.apply(&now).expect("a set-up");
+                }
+            }
+            check(&mut bed);
+        }
+        bed.pass(2000);
+        assert!(bed.bed.connections().is_empty());
+        check(&mut bed);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Counts are what a walk gives, the flag is where it must be, and the choice is of those who take connections.
+        #[test]
+        fn counts_flags_and_choices_are_right_whatever_is_edited(
+            ops in prop::collection::vec(op(), 1..150),
+            workers in 1..4usize,
+        ) {
+            run(ops, workers);
+        }
     }
 }

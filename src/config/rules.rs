@@ -575,6 +575,17 @@ impl Rules<'_, '_, '_> {
                 "address",
                 &format!("{addr} is {what}, no address of a server"),
             );
+        } else if matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local()) {
+            let message = format!(
+                "{addr} is a link-local address, of which every link has its own; give the server's global or \
+                 unique local one"
+            );
+            self.error(node, "address", &message);
+        } else if self.is_broadcast(addr) {
+            let message = format!(
+                "{addr} is the broadcast address of a port's subnet, no address of a server"
+            );
+            self.error(node, "address", &message);
         } else if Some(addr) == vip && self.sound(service.node, &["address"]) {
             let message = format!(
                 "{addr} is the virtual address of this very service; a server needs its own"
@@ -807,6 +818,14 @@ impl Rules<'_, '_, '_> {
 
     fn is_own(&self, addr: IpAddr) -> bool {
         self.known.own_addresses.contains(&addr)
+    }
+
+    /// Whether `addr` is the broadcast address of a subnet of a port.
+    fn is_broadcast(&self, addr: IpAddr) -> bool {
+        let IpAddr::V4(a) = addr else { return false };
+        let subnets = self.config.ports.iter().flat_map(|p| p.addresses.iter());
+        let mut around = subnets.filter(|s| s.0.len < 31 && contains(s.0, addr));
+        around.any(|s| u32::from(a) | (u32::MAX << (32 - s.0.len.max(1))) == u32::MAX)
     }
 
     /// Whether `port` has subnets of the family of `addr`, but none that it is in.

@@ -898,6 +898,20 @@ fn servers_are_consistent() {
             &["7:19: warning: services[0].servers[0].address: 127.0.0.1 is a loopback address"],
         ),
         row(
+            "broadcast address of a subnet",
+            servers("      - {address: 192.0.2.255}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: 192.0.2.255 is the broadcast address of a port's subnet",
+            ],
+        ),
+        row(
+            "link-local server",
+            servers("      - {address: \"fe80::11\", forwarding: tunnel}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: fe80::11 is a link-local address, of which every link has its",
+            ],
+        ),
+        row(
             "broadcast server",
             servers("      - {address: 255.255.255.255}\n"),
             &[
