@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bed::*;
 use polder::forward::defs::{Grouping, OnNoKey, Persistence};
-use polder::forward::{DestDef, PeerOutcome, ServiceDef, Setup};
+use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
 use polder::mgmt::sync::tables::{Finds, Tables};
 use polder::net::packet::{proto, tcp_flags};
 use polder::net::{HashKey, Tick};
@@ -85,11 +85,16 @@ impl Node {
                     self.tables.install_template(t, now);
                 }
                 Entry::Conn(c) => {
+                    let rule = if ended {
+                        PeerRule::Ended
+                    } else {
+                        PeerRule::Latest
+                    };
                     let link = c.template.and_then(|id| self.templates.get(&id.0)).cloned();
                     let id = EntryId(7);
                     assert!(
                         self.tables
-                            .install_conn((1, id), c, link.as_ref(), ended, now)
+                            .install_conn((1, id), c, link.as_ref(), rule, now)
                     );
                 }
             }

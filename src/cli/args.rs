@@ -60,6 +60,10 @@ pub struct RunArgs {
     /// Configuration file
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Take the place of the polder that runs on this machine: its connections and templates are taken over, it ends,
+    /// and this one begins
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// How `check` prints.

@@ -12,6 +12,8 @@ pub mod set;
 pub mod show;
 pub mod sync;
 pub mod table;
+#[cfg(feature = "dpdk")]
+mod take_over;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -51,11 +51,13 @@ mod appliance {
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
     use super::RunArgs;
+    use crate::cli::take_over;
     use crate::config::{self, Lowered};
     use crate::forward::PortDef;
     use crate::io::dpdk::{DpdkQueue, Eal, EalConfig, Pool, PoolConfig, Port, PortConfig};
     use crate::mgmt::api::PortStatus;
     use crate::mgmt::appliance::{self, OpenPort, RunError, Start};
+    use crate::mgmt::sync::takeover::Inheritance;
     use crate::mgmt::{Fixed, Loaded, Shared};
     use crate::net::PacketBuf;
     use crate::worker::assemble::{KERNEL_RING, Sizes};
@@ -94,6 +96,11 @@ mod appliance {
         check_cores(&cores)?;
         // From here on there is something to clean up, so that no signal may end the process by itself.
         let mut signals = Signals::catch()?;
+        let inherited = if args.take_over {
+            take_over::collect(&lowered.control.socket, &mut || signals.stop_came())?
+        } else {
+            Inheritance::default()
+        };
         let eal = Eal::start(&eal_config(&lowered)).map_err(|e| e.to_string())?;
         note(eal.remarks());
         let pool =
@@ -132,6 +139,7 @@ mod appliance {
             idle_sleep: lowered.dpdk.idle_sleep,
             thread_guard: Box::new(guard),
             control: lowered.control.socket.clone(),
+            inherited,
             metrics: (lowered.metrics.listen, lowered.metrics.detail),
         };
         let Signals {

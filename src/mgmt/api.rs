@@ -11,7 +11,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use sync::{
-    SyncDaemon, SyncPeer, SyncRejected, SyncStart, SyncStatus, SyncTraffic, SyncUpdate, SyncUpdated,
+    HandOverState, HandOverStep, SyncDaemon, SyncPeer, SyncRejected, SyncStart, SyncStatus,
+    SyncTraffic, SyncUpdate, SyncUpdated,
 };
 
 /// Answer to `GET /v1/version`.

@@ -24,6 +24,8 @@ use super::manager::{
     Loaded, Loader, Manager, Options, PortStatsSource, Shared, empty_snapshot, lock,
 };
 use super::metrics::{Detail, MetricsServer};
+use super::sync::tables::Tables;
+use super::sync::takeover::Inheritance;
 use super::sync::{SyncControl, task};
 use crate::forward::{PortId, Prefix, Snapshot, Way};
 use crate::io::PacketIo;
@@ -86,6 +88,8 @@ pub struct Start<I: PacketIo> {
     pub thread_guard: ThreadGuard,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// What a process before this one had.
+    pub inherited: Inheritance,
     /// Where metrics are served, and how fine.
     pub metrics: (std::net::SocketAddr, Detail),
 }
@@ -181,7 +185,10 @@ async fn run_here<I: PacketIo + 'static>(
         ..
     } = start;
     let setup = loaded.setup.clone();
-    let sync = Arc::new(task::Control::new(loaded.sync.clone()));
+    let sync = Arc::new(task::Control::new(
+        loaded.sync.clone(),
+        sizes.connections + sizes.templates,
+    ));
     let control = ControlServer::bind(&start.control).map_err(RunError::Listen)?;
     let metrics = MetricsServer::bind(start.metrics.0)
         .await
@@ -201,7 +208,11 @@ async fn run_here<I: PacketIo + 'static>(
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: sizes.connections as u64,
-        sync: SyncDuty::default(),
+        sync: SyncDuty {
+            // What comes before the tables are filled waits in the ports' queues.
+            deaf: AtomicBool::new(!start.inherited.is_empty()),
+            ..SyncDuty::default()
+        },
     });
     let manager = Manager::new(
         Options {
@@ -271,6 +282,15 @@ async fn run_here<I: PacketIo + 'static>(
         Arc::clone(&plane),
         Rc::clone(&mirror),
     )));
+    if !start.inherited.is_empty() {
+        let (connections, templates) = start.inherited.counts();
+        let tables = Tables::new(Arc::clone(&plane), sizes.owner_key());
+        let lost = start.inherited.put(&plane, tables).await;
+        plane.sync.deaf.store(false, Ordering::Relaxed);
+        eprintln!(
+            "polder took over {connections} connections and {templates} templates; {lost} of them found no place"
+        );
+    }
     let machine = task::Machine {
         plane: Arc::clone(&plane),
         owner_key: sizes.owner_key(),
@@ -475,6 +495,9 @@ async fn supervise(
             _ = ticks.tick() => {}
         }
         lock(manager).tick(Instant::now());
+        if manager_left(manager) {
+            return None;
+        }
         if let Some(worker) = threads.ended() {
             return Some(worker);
         }
@@ -486,6 +509,11 @@ async fn supervise(
             }
         }
     }
+}
+
+/// Whether another process has taken over.
+fn manager_left(manager: &Shared) -> bool {
+    lock(manager).plane().sync.leave.load(Ordering::Relaxed)
 }
 
 /// Tells the kernel which addresses are ours and whose neighbours to keep fresh.

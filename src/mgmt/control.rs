@@ -31,7 +31,7 @@ use crate::table::ServiceId;
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 20] = [
+const ENDPOINTS: [&str; 21] = [
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",
@@ -51,6 +51,7 @@ const ENDPOINTS: [&str; 20] = [
     "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
     "PATCH /v1/ipvs {\"NAME\": N}",
     "POST /v1/sync {\"role\": \"off|master|backup|both\"} or {\"start\": {\"role\": \"master|backup\", …}} or {\"stop\": \"master|backup\"}",
+    "POST /v1/handover {\"begin\": {\"port\": N, \"key\": \"…\"}} or \"finish\", \"cancel\", \"ask\"",
     "GET /v1",
 ];
 
@@ -128,6 +129,7 @@ pub fn router(manager: Shared) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/ipvs", get(ipvs).patch(update_ipvs).put(update_ipvs))
         .route("/v1/sync", get(sync).post(update_sync))
+        .route("/v1/handover", post(hand_over))
         .route("/v1/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -311,6 +313,17 @@ async fn update_ipvs(
 
 async fn sync(State(app): State<App>) -> Json<api::SyncStatus> {
     Json(app.manager().sync_listing())
+}
+
+async fn hand_over(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::HandOverState>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let step = serde_json::from_slice(&body)
+        .map_err(|e| bad(format!("the body must be a step of a take-over: {e}")))?;
+    app.manager().hand_over(&step).map(Json)
 }
 
 async fn update_sync(

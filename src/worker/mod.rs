@@ -135,7 +135,8 @@ impl<I: PacketIo> Worker<I> {
             ingress: PortId(0),
             handed: false,
         };
-        self.inner.poll(cx, &self.shared, expire_budget)
+        let deaf = self.plane.sync.deaf.load(Ordering::Relaxed);
+        self.inner.poll(cx, &self.shared, expire_budget, deaf)
     }
 
     /// Tells how full the tables are. Once a tick will do, but where time jumps (lockstep) it is told before it is read.
@@ -167,7 +168,13 @@ impl<I: PacketIo> Worker<I> {
 }
 
 impl<I: PacketIo> Inner<I> {
-    fn poll(&mut self, mut cx: Context<'_>, shared: &WorkerShared, expire_budget: usize) -> usize {
+    fn poll(
+        &mut self,
+        mut cx: Context<'_>,
+        shared: &WorkerShared,
+        expire_budget: usize,
+        deaf: bool,
+    ) -> usize {
         self.out.begin(cx.now);
         // Timers first: a connection whose time is over must not catch a packet that came after.
         let mut work = self.director.expire(&cx, expire_budget);
@@ -177,7 +184,9 @@ impl<I: PacketIo> Inner<I> {
         self.out.sweep_waiting(&cx.snapshot.fib);
         for port in 0..self.out.wiring.queues.len() {
             cx.ingress = port_id(port);
-            work += self.receive(&cx, port);
+            if !deaf {
+                work += self.receive(&cx, port);
+            }
             work += self.inject(port);
         }
         work += self.take_over(cx);
@@ -332,18 +341,24 @@ fn list<F: Side>(director: &mut Director, page: &mut ConnPage, now: Tick) {
 
 /// Fills a page of the connections that peers are told of.
 fn fill(director: &mut Director, page: &mut SyncPage) {
+    let (at, all) = (page.cursor, page.everything);
     let next = match &mut page.rows {
-        SyncRows::V4(rows) => fill_rows(director.connections(), page.cursor, rows),
-        SyncRows::V6(rows) => fill_rows(director.connections(), page.cursor, rows),
+        SyncRows::V4(rows) => fill_rows(director.connections(), at, all, rows),
+        SyncRows::V6(rows) => fill_rows(director.connections(), at, all, rows),
     };
     page.done = next.is_none();
     page.cursor = next.unwrap_or(0);
 }
 
-fn fill_rows<F: Side>(table: &ConnTable<F>, cursor: u32, rows: &mut Vec<Conn<F>>) -> Option<u32> {
+fn fill_rows<F: Side>(
+    table: &ConnTable<F>,
+    cursor: u32,
+    everything: bool,
+    rows: &mut Vec<Conn<F>>,
+) -> Option<u32> {
     let room = u32::try_from(rows.capacity() - rows.len()).unwrap_or(u32::MAX);
     table.dump(cursor, room, |_, conn| {
-        if lasts(conn.proto(), conn.state) && !is_peers(conn) {
+        if (everything || lasts(conn.proto(), conn.state)) && !is_peers(conn) {
             rows.push(*conn);
         }
     })

@@ -86,6 +86,8 @@ pub struct SyncPage {
     pub rows: SyncRows,
     /// Where to go on: 0 at first, then what the worker left here.
     pub cursor: u32,
+    /// Half-open connections are wanted, too.
+    pub everything: bool,
     /// Set by the worker when there is nothing behind this page.
     pub done: bool,
 }
@@ -202,6 +204,10 @@ pub struct SyncDuty {
     pub tell: ArcSwapOption<Tell>,
     /// Set while another director serves and clients' packets are the kernel's (`backup_only`).
     pub off_duty: AtomicBool,
+    /// Set while the worker takes no frames from its ports: its tables are being handed over, or filled.
+    pub deaf: AtomicBool,
+    /// Set when everything was handed over and this process is to end.
+    pub leave: AtomicBool,
     /// Entries of a worker's tables, IPv4 and IPv6, as [`Tell::new`] wants them.
     pub places: OnceLock<(usize, usize)>,
 }

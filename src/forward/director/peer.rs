@@ -27,6 +27,8 @@ pub enum PeerRule {
     Ipvs,
     /// Whoever saw the connection last is right.
     Latest,
+    /// It was this director's own, in a process before this one.
+    Inherited,
     /// The peer's connection has ended: the entry goes, unless this director has used it.
     Ended,
 }
@@ -83,6 +85,15 @@ impl<F: Family> PeerConn<F> {
         }
     }
 
+    /// The flag that says who made it.
+    fn origin(&self) -> u16 {
+        if self.rule == PeerRule::Inherited {
+            0
+        } else {
+            flag::SYNC
+        }
+    }
+
     /// Ticks until its timer fires.
     fn ticks(&self) -> u32 {
         self.remaining.saturating_add(self.grace).max(1)
@@ -126,16 +137,16 @@ impl Director {
                 PeerOutcome::Removed
             }
             PeerRule::Ipvs if !same && peer.flags & flag::INACTIVE != 0 => PeerOutcome::Ignored,
-            PeerRule::Latest if mine && !newer => PeerOutcome::Ignored,
+            PeerRule::Latest | PeerRule::Inherited if mine && !newer => PeerOutcome::Ignored,
             PeerRule::Ended => PeerOutcome::Ignored,
-            PeerRule::Ipvs | PeerRule::Latest if same => {
+            PeerRule::Ipvs | PeerRule::Latest | PeerRule::Inherited if same => {
                 self.refresh(cx, index, peer);
                 if peer.session != 0 {
                     self.take_session::<F, B>(cx, index, sink);
                 }
                 PeerOutcome::Refreshed
             }
-            PeerRule::Ipvs | PeerRule::Latest => {
+            PeerRule::Ipvs | PeerRule::Latest | PeerRule::Inherited => {
                 self.remove::<F>(cx, index);
                 self.create(cx, peer, sink)
             }
@@ -160,7 +171,7 @@ impl Director {
             Some(_) => conn.flags() & flag::NOOUTPUT,
             None => peer.flags & flag::NOOUTPUT,
         };
-        conn.set_flags(flag::SYNC | unseen | peer.flags & flag::INACTIVE);
+        conn.set_flags(peer.origin() | unseen | peer.flags & flag::INACTIVE);
         conn.state = peer.state;
         conn.mark = peer.mark;
         conn.in_pkts = peer.in_pkts;
@@ -192,7 +203,7 @@ impl Director {
         let conn = F::table(self).get_mut(index);
         let was_active = conn.is_active();
         let keep = conn.flags() & !flag::INACTIVE;
-        conn.set_flags(keep | flag::SYNC | peer.flags & flag::INACTIVE);
+        conn.set_flags(keep | peer.origin() | peer.flags & flag::INACTIVE);
         conn.state = peer.state;
         conn.in_pkts = peer.in_pkts;
         if let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) {

@@ -175,3 +175,33 @@ pub struct SyncUpdated {
     /// Sync afterwards.
     pub sync: SyncStatus,
 }
+
+/// Body of `POST /v1/handover`: what the process that takes over asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum HandOverStep {
+    /// To be told everything.
+    Begin {
+        /// Its UDP port on the loopback interface.
+        port: u16,
+        /// A key for this one time, as a key file has it.
+        key: String,
+    },
+    /// To be told what changed last; from here on the process before takes no more frames.
+    Finish,
+    /// To be given up.
+    Cancel,
+    /// How far it has come.
+    Ask,
+}
+
+/// Answer to `POST /v1/handover`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverState {
+    /// `none`, `telling`, `finishing` or `done`.
+    pub state: String,
+    /// The process that hands over.
+    pub pid: u32,
+    /// Connections and templates that it can have at most.
+    pub entries_max: u64,
+}

@@ -401,6 +401,18 @@ impl Manager {
         })
     }
 
+    /// A step of a take-over by another process.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn hand_over(&self, step: &api::HandOverStep) -> Result<api::HandOverState, Error> {
+        let why = "this appliance was started without state sync";
+        let control = self.sync.clone();
+        let control = control.ok_or_else(|| Error::new(ErrorKind::Unavailable, why))?;
+        let refused = |why: String| Error::new(ErrorKind::Conflict, why);
+        control.hand_over(step).map_err(refused)
+    }
+
     /// What a reload makes of state sync; tells it in `report`.
     pub(in super::super) fn sync_step(
         &self,

@@ -21,7 +21,7 @@ use crate::sync::ipvs::{
 };
 use crate::sync::outbox::Outbox;
 use crate::sync::settings::{Format, Settings};
-use crate::table::{Conn, Dest, Ends, TemplateKey, TemplateRow};
+use crate::table::{Conn, Dest, Ends, Origin, TemplateKey, TemplateRow};
 use crate::worker::Plane;
 
 /// The engine by which payload keys are known to peers.
@@ -397,6 +397,7 @@ impl Ipvs {
             assured: entry.state != 0,
             client: key.client,
             moves: false,
+            origin: Origin::Synced,
         };
         self.tables.put_template(snapshot, &key, dest, &terms, now)
     }

@@ -10,6 +10,7 @@ pub mod polder;
 pub mod socket;
 mod status;
 pub mod tables;
+pub mod takeover;
 pub mod task;
 
 pub use edit::{Errno, Refused};
@@ -17,7 +18,7 @@ pub use edit::{Errno, Refused};
 use std::io;
 use std::net::SocketAddr;
 
-use super::api::{SyncDaemon, SyncStatus};
+use super::api::{HandOverState, HandOverStep, SyncDaemon, SyncStatus};
 use crate::sync::settings::{Channel, Format, Role, Settings};
 
 /// The machine that does state sync, as the manager sees it.
@@ -36,6 +37,14 @@ pub trait SyncControl: Send + Sync {
 
     /// The settings that it goes by, whether or not it can.
     fn settings(&self) -> Settings;
+
+    /// Begins to hand everything over to another process, or finishes that; tells how far it has come.
+    ///
+    /// # Errors
+    /// A sentence: there is nothing to hand over, or it can't be done now.
+    fn hand_over(&self, _step: &HandOverStep) -> Result<HandOverState, String> {
+        Err("this appliance has nothing to hand over".to_owned())
+    }
 }
 
 /// The MTU that a backup's longest message is listed by while the interface's is not known.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::socket::{self, Link, Use};
 use super::tables::{Finds, Tables};
-use crate::forward::PeerOutcome;
+use crate::forward::{PeerOutcome, PeerRule};
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId, TemplateEntry};
 use crate::sync::polder::{Apply, Config, Keys, Node, Role, Send, To, What};
@@ -36,6 +36,8 @@ pub struct Polder {
     buffer: Vec<u8>,
     tells: bool,
     interval: u32,
+    /// Walks over our own entries that ended.
+    pub passes: u64,
     next_pass: Tick,
     /// What the tables had no room for at once.
     pending: Option<Apply>,
@@ -92,21 +94,32 @@ impl Polder {
             ready_coverage: settings.ready_coverage,
             ready_timeout: Tick::ticks(settings.ready_timeout),
         };
-        Ok(Self {
+        let node = Node::new(config, keys, boot, now);
+        Ok(Self::with(plane, tables, node, link))
+    }
+
+    /// A node that is set up, over a socket that is open.
+    #[must_use]
+    pub fn with(plane: &Arc<Plane>, tables: Tables, node: Node, link: Link) -> Self {
+        let now = plane.now();
+        let config = node.config();
+        let (tells, interval) = (config.role != Role::Backup, config.interval);
+        Self {
             plane: Arc::clone(plane),
             tables,
-            node: Node::new(config, keys, boot, now),
+            node,
             link,
             buffer: vec![0; 65_536],
-            tells: settings.role.is_master(),
+            tells,
             interval,
+            passes: 0,
             next_pass: now,
             pending: None,
             stuck: None,
             generation: 0,
             retry: now,
             send_errors: (0, None),
-        })
+        }
     }
 
     /// The socket.
@@ -162,6 +175,7 @@ impl Polder {
         };
         if self.tables.step(now, &mut told) {
             self.node.pass_end(now);
+            self.passes += 1;
         }
     }
 
@@ -193,15 +207,16 @@ impl Polder {
 
     /// `false` when it has to wait.
     fn apply_one(&mut self, apply: &Apply, now: Tick) -> bool {
-        let (entry, ended) = match &apply.what {
-            What::Install(entry) => (entry, false),
-            What::Remove(entry) => (entry, true),
+        let (entry, rule) = match &apply.what {
+            What::Install(entry) => (entry, PeerRule::Latest),
+            What::Remove(entry) => (entry, PeerRule::Ended),
         };
+        let ended = rule == PeerRule::Ended;
         let (peer, id) = (apply.peer, apply.id);
         match entry {
             Entry::Conn(conn) => {
                 let link = apply.link.as_ref();
-                return self.tables.install_conn((peer, id), conn, link, ended, now);
+                return self.tables.install_conn((peer, id), conn, link, rule, now);
             }
             Entry::Template(template) if ended => self.tables.remove_template(template, now),
             Entry::Template(template) => {

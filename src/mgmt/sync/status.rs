@@ -1,9 +1,11 @@
 //! The machine's state in the words of the control socket.
 
-use super::super::api::{SyncPeer, SyncRejected, SyncStatus, SyncTraffic};
-use super::task::{Control, IpvsState, State};
+use super::super::api::{
+    HandOverState, HandOverStep, SyncPeer, SyncRejected, SyncStatus, SyncTraffic,
+};
+use super::task::{Control, HandOver, IpvsState, State};
 use super::{SyncControl, polder, socket, status_of};
-use crate::sync::polder::{Direction, Peer, Rejected, State as PeerState, Status};
+use crate::sync::polder::{Direction, Keys, Peer, Rejected, State as PeerState, Status};
 use crate::sync::settings::{Format, Role, Settings};
 
 impl SyncControl for Control {
@@ -38,6 +40,45 @@ impl SyncControl for Control {
 
     fn settings(&self) -> Settings {
         Control::settings(self)
+    }
+
+    fn hand_over(&self, step: &HandOverStep) -> Result<HandOverState, String> {
+        let before = Control::hand_over(self);
+        let next = match (step, &before) {
+            (HandOverStep::Ask, _) => None,
+            (HandOverStep::Begin { port, key }, HandOver::No) => {
+                Keys::parse(key).map_err(|e| e.to_string())?;
+                let (port, key) = (*port, key.clone());
+                Some(HandOver::Telling { port, key })
+            }
+            (HandOverStep::Begin { .. }, _) => {
+                return Err("another process is taking over already".to_owned());
+            }
+            (HandOverStep::Finish, HandOver::Telling { port, key }) => Some(HandOver::Finishing {
+                port: *port,
+                key: key.clone(),
+            }),
+            (HandOverStep::Finish, HandOver::No) => {
+                return Err("nobody is taking over; begin first".to_owned());
+            }
+            (HandOverStep::Finish, _) | (HandOverStep::Cancel, HandOver::Done) => None,
+            (HandOverStep::Cancel, _) => Some(HandOver::No),
+        };
+        let now = next.clone().unwrap_or(before);
+        if let Some(next) = next {
+            self.set_hand_over(next);
+        }
+        let state = match now {
+            HandOver::No => "none",
+            HandOver::Telling { .. } => "telling",
+            HandOver::Finishing { .. } => "finishing",
+            HandOver::Done => "done",
+        };
+        Ok(HandOverState {
+            state: state.to_owned(),
+            pid: std::process::id(),
+            entries_max: self.entries_max(),
+        })
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Tables {
     /// Templates of peers by place, each with its life and when its timer was last made to fire.
     peers: HashMap<u32, (u32, Tick)>,
     names: Names,
+    /// Half-open connections are walked, too.
+    everything: bool,
 }
 
 /// What is underway to and from one worker.
@@ -138,7 +140,15 @@ impl Tables {
             ids: HashMap::new(),
             peers: HashMap::new(),
             names: Names::default(),
+            everything: false,
         }
+    }
+
+    /// Walks half-open connections, too.
+    #[must_use]
+    pub fn with_everything(mut self) -> Self {
+        self.everything = true;
+        self
     }
 
     /// Begins a walk, instead of one that is underway.
@@ -199,7 +209,7 @@ impl Tables {
             };
             done = false;
             while !walk.ended && walk.pages < PAGES_MAX {
-                let page = self.links[worker].page(af, walk.cursor);
+                let page = self.links[worker].page(af, walk.cursor, self.everything);
                 if !self.send(worker, page) {
                     break;
                 }
@@ -298,16 +308,17 @@ impl Tables {
         }
     }
 
-    /// Asks for a connection of a peer to be taken over, or, with `ended`, to be removed. `link` is the template that
+    /// Asks for a connection of a peer to be taken over, or, by [`PeerRule::Ended`], to be removed. `link` is the template that
     /// controls it. What became of it comes by [`Self::next_outcome`]; `false` when that has to wait.
     pub fn install_conn(
         &mut self,
         (peer, id): (u64, EntryId),
         entry: &ConnEntry,
         link: Option<&TemplateEntry>,
-        ended: bool,
+        rule: PeerRule,
         now: Tick,
     ) -> bool {
+        let inherited = rule == PeerRule::Inherited;
         let (template, session) = link
             .and_then(|link| self.find_template(link, now))
             .map_or((None, 0), |(at, session)| (Some(at), session));
@@ -316,15 +327,12 @@ impl Tables {
             state: entry.state,
             flags: entry.flags,
             remaining: entry.remaining,
-            grace: grace(entry.timeout),
-            in_pkts: 0,
+            grace: if inherited { 0 } else { grace(entry.timeout) },
+            // What was this director's own has been used.
+            in_pkts: u32::from(inherited),
             template,
             session,
-            rule: if ended {
-                PeerRule::Ended
-            } else {
-                PeerRule::Latest
-            },
+            rule,
         };
         self.install(peer, id, &entry.ends, &terms)
     }
@@ -427,6 +435,15 @@ impl Tables {
     /// Puts a peer's template in, or makes the one that is there what the peer says. `false` when there is no such
     /// service or server here, or no room.
     pub fn install_template(&mut self, entry: &TemplateEntry, now: Tick) -> bool {
+        self.take_template(entry, Origin::Synced, now)
+    }
+
+    /// Puts a template in that was this director's own, in a process before this one.
+    pub fn inherit_template(&mut self, entry: &TemplateEntry, now: Tick) -> bool {
+        self.take_template(entry, Origin::Local, now)
+    }
+
+    fn take_template(&mut self, entry: &TemplateEntry, origin: Origin, now: Tick) -> bool {
         let plane = Arc::clone(&self.plane);
         let snapshot = plane.snapshot.load();
         let Some(service) = self.names.find(&snapshot, &entry.service) else {
@@ -435,7 +452,11 @@ impl Tables {
         let Some(dest) = dest_of(&snapshot, service, entry.dest) else {
             return false;
         };
-        let ticks = entry.remaining.saturating_add(grace(entry.timeout));
+        let more = match origin {
+            Origin::Local => 0,
+            Origin::Synced => grace(entry.timeout),
+        };
+        let ticks = entry.remaining.saturating_add(more).max(1);
         let key = key_of(service, entry);
         let terms = TemplateTerms {
             timeout: entry.timeout,
@@ -444,6 +465,7 @@ impl Tables {
             assured: entry.assured,
             client: entry.client,
             moves: true,
+            origin,
         };
         self.put_template(&snapshot, &key, dest, &terms, now)
     }
@@ -467,7 +489,7 @@ impl Tables {
                 let new = NewTemplate {
                     dest: dest.id,
                     timeout: terms.timeout,
-                    origin: Origin::Synced,
+                    origin: terms.origin,
                     source: terms.client,
                     service_limit: 0,
                     client_limit: 0,
@@ -507,8 +529,10 @@ impl Tables {
             templates.assure(at);
         }
         templates.restart(at, terms.ticks, now);
-        self.peers
-            .insert(at.index, (at.version, now.plus(terms.ticks)));
+        if terms.origin == Origin::Synced {
+            let set = now.plus(terms.ticks);
+            self.peers.insert(at.index, (at.version, set));
+        }
         true
     }
 
@@ -560,7 +584,7 @@ impl Tables {
 
 impl Link {
     /// A page to be asked for.
-    fn page(&mut self, af: Af, cursor: u32) -> Box<SyncWork> {
+    fn page(&mut self, af: Af, cursor: u32, everything: bool) -> Box<SyncWork> {
         let fits = |work: &Box<SyncWork>| match &**work {
             SyncWork::Page(page) => match page.rows {
                 SyncRows::V4(_) => af == Af::V4,
@@ -582,6 +606,7 @@ impl Link {
         Box::new(SyncWork::Page(SyncPage {
             rows,
             cursor,
+            everything,
             done: false,
         }))
     }
@@ -650,6 +675,8 @@ pub struct TemplateTerms {
     /// Whether a template that is there is led to the peer's server, unless it was used here later. In IPVS it never is
     /// (specification §9.9).
     pub moves: bool,
+    /// Who made it.
+    pub origin: Origin,
 }
 
 fn key_of(service: ServiceId, entry: &TemplateEntry) -> TemplateKey<'_> {

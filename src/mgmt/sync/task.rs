@@ -19,8 +19,11 @@ use super::ipvs::Ipvs;
 use super::polder::{self, Polder};
 use super::socket::Link;
 use super::tables::Tables;
-use crate::net::HashKey;
-use crate::sync::polder::Status as NodeStatus;
+use super::takeover;
+use crate::net::{HashKey, Tick};
+use crate::sync::polder::{
+    Keys, Node, Peer, Role as NodeRole, State as PeerState, Status as NodeStatus,
+};
 use crate::sync::settings::{Format, Role, Settings};
 use crate::worker::Plane;
 
@@ -30,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(3);
 const TELLING: Duration = Duration::from_millis(200);
 /// The longest rest between two turns.
 const REST_MAX: Duration = Duration::from_millis(20);
+/// How long a process that is to take over may be silent.
+const SILENCE: Duration = Duration::from_secs(10);
 /// The rest while workers have something to do for us.
 const REST_BUSY: Duration = Duration::from_micros(500);
 
@@ -65,12 +70,38 @@ pub struct IpvsState {
     pub refused: u64,
 }
 
+/// A take-over by another process, as far as it has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HandOver {
+    /// There is none.
+    #[default]
+    No,
+    /// It is told everything, on this port of the loopback interface, under this one-time key.
+    Telling {
+        /// Where it listens.
+        port: u16,
+        /// The text of a key file.
+        key: String,
+    },
+    /// Workers take no more frames; what has changed last is told.
+    Finishing {
+        /// Where it listens.
+        port: u16,
+        /// The text of a key file.
+        key: String,
+    },
+    /// It has everything, and this process ends.
+    Done,
+}
+
 /// The settings in force and the state, for the task and everybody else.
 #[derive(Debug, Default)]
 pub struct Control {
     settings: Mutex<Settings>,
+    hand_over: Mutex<HandOver>,
     state: Mutex<State>,
     changed: Notify,
+    entries_max: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,11 +109,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Control {
-    /// With the settings to begin with.
+    /// With the settings to begin with. There are `entries_max` connections and templates at most.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, entries_max: usize) -> Self {
         Self {
             settings: Mutex::new(settings),
+            entries_max: entries_max as u64,
             ..Self::default()
         }
     }
@@ -96,6 +128,24 @@ impl Control {
     /// Puts settings in force. The same ones again read the keys anew.
     pub fn set(&self, settings: Settings) {
         *lock(&self.settings) = settings;
+        self.changed.notify_one();
+    }
+
+    /// Connections and templates at most.
+    #[must_use]
+    pub fn entries_max(&self) -> u64 {
+        self.entries_max
+    }
+
+    /// How far a take-over has come.
+    #[must_use]
+    pub fn hand_over(&self) -> HandOver {
+        lock(&self.hand_over).clone()
+    }
+
+    /// Begins a take-over, finishes it, or gives it up.
+    pub fn set_hand_over(&self, to: HandOver) {
+        *lock(&self.hand_over) = to;
         self.changed.notify_one();
     }
 
@@ -130,6 +180,10 @@ impl Machine {
     /// Plays the role that the settings give, for ever.
     pub async fn run(self) {
         loop {
+            if let HandOver::Telling { port, key } = self.control.hand_over() {
+                self.give(port, &key).await;
+                continue;
+            }
             let settings = self.control.settings();
             self.plane.sync.off_duty.store(
                 settings.backup_only && settings.role.is_backup(),
@@ -156,6 +210,90 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Hands everything over to another process; returns when that is done or given up.
+    async fn give(&self, port: u16, key: &str) {
+        let target = takeover::listener(port);
+        let node = Keys::parse(key)
+            .map_err(|e| e.to_string())
+            .and_then(|keys| {
+                let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+                    .and_then(|s| s.set_nonblocking(true).map(|()| s))
+                    .and_then(tokio::net::UdpSocket::from_std);
+                let socket = socket.map_err(|e| format!("no socket for the take-over: {e}"))?;
+                let config = takeover::node_config(NodeRole::Master, self.entries_max);
+                let link = Link {
+                    socket,
+                    targets: vec![target],
+                    mtu: takeover::MESSAGE,
+                };
+                let node = Node::new(config, keys, random(), self.plane.now());
+                let tables = Tables::new(Arc::clone(&self.plane), self.owner_key).with_everything();
+                Ok(Polder::with(&self.plane, tables, node, link))
+            });
+        let mut node = match node {
+            Ok(node) => node,
+            Err(e) => {
+                eprintln!("polder: {e}");
+                self.control.set_hand_over(HandOver::No);
+                return;
+            }
+        };
+        // The pass after which nothing changed any more, and when it had ended.
+        let mut last = None::<(u64, Option<Tick>)>;
+        let mut heard = Instant::now();
+        loop {
+            let now = self.plane.now();
+            let more = node.turn(now);
+            let peers = node.node.status(now).peers;
+            if peers.iter().any(|p| p.state != PeerState::Lost) {
+                heard = Instant::now();
+            }
+            match (self.control.hand_over(), &mut last) {
+                (HandOver::Telling { .. }, None) => {}
+                (HandOver::Finishing { .. }, None) => {
+                    self.plane.sync.deaf.store(true, Ordering::Relaxed);
+                    // The walk that is underway may have been at places that have changed since; the next is sure.
+                    last = Some((node.passes + 2, None));
+                }
+                (HandOver::Finishing { .. }, Some((pass, ended))) => {
+                    if node.passes >= *pass {
+                        let ended = *ended.get_or_insert(now);
+                        let told = |p: &Peer| p.coverage >= 1.0 && !p.dirty && knows(p, ended, now);
+                        if !peers.is_empty() && peers.iter().all(told) {
+                            *lock(&self.control.hand_over) = HandOver::Done;
+                            return self.leave().await;
+                        }
+                    }
+                }
+                _ => heard = Instant::now().checked_sub(SILENCE).unwrap_or(heard),
+            }
+            if heard.elapsed() >= SILENCE {
+                eprintln!(
+                    "polder: the process that was to take over is not heard any more; this one goes on"
+                );
+                self.plane.sync.deaf.store(false, Ordering::Relaxed);
+                self.control.set_hand_over(HandOver::No);
+                return;
+            }
+            let rest = if more {
+                REST_BUSY
+            } else {
+                Duration::from_millis(5)
+            };
+            tokio::select! {
+                r = node.link().socket.readable() => { let _ = r; tokio::task::yield_now().await; }
+                () = sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Lets the other process learn that it has everything, and ends this one.
+    async fn leave(&self) {
+        sleep(Duration::from_millis(300)).await;
+        self.plane.sync.leave.store(true, Ordering::Relaxed);
+        std::future::pending::<()>().await;
     }
 
     fn start(&self, settings: &Settings) -> Result<Running, String> {
@@ -202,7 +340,9 @@ impl Machine {
             tokio::select! {
                 biased;
                 () = self.control.changed.notified() => {
-                    if self.control.settings() != *settings {
+                    if self.control.settings() != *settings
+                        || self.control.hand_over() != HandOver::No
+                    {
                         return;
                     }
                     if let Running::Polder(p) = &mut running {
@@ -223,6 +363,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// Whether what a peer is known to have is newer than `at`.
+fn knows(p: &Peer, at: Tick, now: Tick) -> bool {
+    let passed = f64::from(now.since(at)) / f64::from(Tick::PER_SECOND);
+    p.lag_s < passed
 }
 
 /// Waits for a message.
@@ -299,7 +445,7 @@ fn host_name() -> String {
 }
 
 /// A random number that is not 0.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // Keyed by the kernel's random numbers, and never twice the same.
     let hasher = std::collections::hash_map::RandomState::new().build_hasher();
