@@ -408,10 +408,13 @@ mod appliance {
                     .unwrap_or_else(PoisonError::into_inner)
                     .reload(now);
                 match result {
-                    Ok(r) => eprintln!("reloaded: {}", crate::cli::table::reloaded(&r).trim_end()),
+                    Ok(r) => eprintln!("SIGHUP: {}", crate::cli::table::reloaded(&r).trim_end()),
                     Err(e) => {
                         let all = std::iter::once(e.body.error).chain(e.body.problems);
-                        eprintln!("not reloaded: {}", all.collect::<Vec<_>>().join("\n"));
+                        eprintln!(
+                            "SIGHUP: not reloaded: {}",
+                            all.collect::<Vec<_>>().join("\n")
+                        );
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
