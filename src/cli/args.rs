@@ -53,7 +53,8 @@ pub enum Command {
 /// `polder run`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 stopped cleanly, 1 failed to start, 3 a worker died.\n\n\
+    after_help = "SIGTERM and SIGINT stop it, SIGHUP reloads the configuration as `polder reload` does.\n\n\
+    Exit status: 0 stopped cleanly, 1 failed to start, 3 a worker died.\n\n\
     Example:\n  polder run -c /etc/polder/polder.yaml"
 )]
 pub struct RunArgs {
@@ -103,6 +104,14 @@ fn file(s: &str) -> Result<PathBuf, String> {
     } else {
         Ok(s.into())
     }
+}
+
+/// A number that is not 0.
+fn one_or_more(s: &str) -> Result<u64, String> {
+    s.parse()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| "it must be a number, 1 or more".to_owned())
 }
 
 /// A port and a capture file: `PORT=FILE`.
@@ -238,17 +247,17 @@ pub struct ReplayArgs {
     /// Configuration file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Frames that the port receives (pcap or pcapng); may be given several times
+    /// Frames that the port receives (pcap or pcapng, plain or gzip); once for each port
     #[arg(long = "in", value_name = "PORT=FILE", required = true)]
     pub inputs: Vec<PortFile>,
-    /// File for what the port transmits; may be given several times; with --clock capture
+    /// File for what the port transmits, a pcap; once for each port; with --clock capture
     #[arg(long = "out", value_name = "PORT=FILE")]
     pub outputs: Vec<PortFile>,
     /// Whose time goes: the captures' or the wall's
     #[arg(long, value_enum, default_value = "capture")]
     pub clock: ReplayClock,
     /// Times that the input is fed
-    #[arg(long, value_name = "N", default_value_t = 1, allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_hyphen_values = true, value_parser = one_or_more)]
     pub repeat: u64,
     /// Packets per second, or max, which is the default; with --clock wall
     #[arg(long, value_name = "PPS|max", allow_hyphen_values = true)]
@@ -297,7 +306,8 @@ pub enum DemoDevice {
 /// `polder demo`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 if everything that the demo promises was seen.\n\n\
+    after_help = "Needs root or user namespaces, and says which programs it misses.\n\n\
+    Exit status: 0 if everything that the demo promises was seen.\n\n\
     Examples:\n  sudo polder demo web\n  unshare -Urn polder demo sip"
 )]
 pub struct DemoArgs {
@@ -355,7 +365,7 @@ pub struct RowsArgs {
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
     /// At most so many
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = one_or_more)]
     pub limit: Option<u64>,
 }
 

@@ -151,9 +151,9 @@ mod appliance {
         let result = appliance::run(start, stop_signal(terminate, interrupt), |manager| {
             follow_hangup(Arc::clone(manager), hangup);
             eprintln!(
-                "polder is running: {} ports, {} services; metrics at http://{}/metrics, control socket {}",
-                lowered.setup.ports.len(),
-                lowered.setup.services.len(),
+                "polder is running: {}, {}; metrics at http://{}/metrics, control socket {}",
+                config::some(lowered.setup.ports.len(), "port"),
+                config::some(lowered.setup.services.len(), "service"),
                 lowered.metrics.listen,
                 lowered.control.socket.display()
             );
@@ -416,8 +416,14 @@ mod appliance {
                     .unwrap_or_else(PoisonError::into_inner)
                     .reload(now);
                 match result {
-                    Ok(r) => eprintln!("reloaded: {}", crate::cli::table::reloaded(&r).trim_end()),
-                    Err(e) => eprintln!("not reloaded, nothing has changed: {}", e.body.error),
+                    Ok(r) => eprintln!("SIGHUP: {}", crate::cli::table::reloaded(&r).trim_end()),
+                    Err(e) => {
+                        let all = std::iter::once(e.body.error).chain(e.body.problems);
+                        eprintln!(
+                            "SIGHUP: not reloaded: {}",
+                            all.collect::<Vec<_>>().join("\n")
+                        );
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

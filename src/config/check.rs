@@ -152,8 +152,13 @@ fn write_outcome(
     }
 }
 
+/// So many of something: `1 port`, `2 ports`.
+#[must_use]
+pub fn some(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn summary(file: &str, config: Option<&Config>, errors: usize, warnings: usize) -> String {
-    let some = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let Some(config) = config else {
         let warnings = if warnings > 0 {
             format!(", {}", some(warnings, "warning"))

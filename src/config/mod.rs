@@ -19,7 +19,7 @@ mod tests;
 mod tree;
 pub mod values;
 
-pub use check::{Format, run_check, to_json, to_yaml, value_to_yaml};
+pub use check::{Format, run_check, some, to_json, to_yaml, value_to_yaml};
 pub use load::{Loaded, STDIN, load, load_bytes, load_str};
 pub use lower::{
     Control, Dpdk, Limits, LowerError, Lowered, Metrics, lower, server as lower_server,

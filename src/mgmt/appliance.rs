@@ -133,7 +133,10 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(problems) => f.write_str(&problems.join("\n")),
-            Self::Tables(e) => e.fmt(f),
+            Self::Tables(e) => write!(
+                f,
+                "{e}; set `limits.connections` or `limits.templates` lower"
+            ),
             Self::Tap { port, error } => write!(f, "port `{port}`: {error}"),
             Self::Kernel(e) => e.fmt(f),
             Self::Listen(sentence) | Self::Worker(sentence) => f.write_str(sentence),

@@ -152,7 +152,7 @@ pub fn parse_admin(word: &str) -> Option<AdminState> {
 }
 
 /// Names that a message lists before it gives up.
-const LISTED_MAX: usize = 12;
+const LISTED_MAX: usize = 16;
 
 /// A clause for messages about an unknown name: `; did you mean …?`, and what there is.
 #[must_use]

@@ -43,7 +43,10 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Build(e) => e.fmt(f),
-            Self::Table(e) => e.fmt(f),
+            Self::Table(e) => write!(
+                f,
+                "{e}; set `limits.connections` or `limits.templates` lower"
+            ),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use report::{Durations, Report};
@@ -403,16 +403,14 @@ fn clock(args: &ReplayArgs) -> Result<Clock, String> {
 /// A sentence. A capture that ends before its end is one, too, after the report of what came before.
 pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
     let loaded = crate::config::load(&args.config).map_err(|problems| {
-        Failure::Failed(format!(
-            "{} is not valid; `polder check -c {}` tells more\n{}",
-            args.config.display(),
-            args.config.display(),
-            problems
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
-        ))
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let problems = problems.join("\n");
+        let file = args.config.display();
+        Failure::Failed(if args.config == Path::new(crate::config::STDIN) {
+            format!("the configuration is not valid\n{problems}")
+        } else {
+            format!("{file} is not valid; `polder check -c {file}` tells more\n{problems}")
+        })
     })?;
     let lowered = &loaded.lowered;
     let options = Options {

@@ -110,7 +110,7 @@ impl fmt::Display for EalError {
             Self::MoreThanHost { wanted_mb, host_mb } => write!(
                 f,
                 "dpdk.memory: {wanted_mb} MB are asked for and this host has {host_mb} MB in all (`free -m`); set \
-                 `dpdk.memory` to what it can spare, which is 1024M unless the file says otherwise"
+                 `dpdk.memory` lower, its default is 1024M"
             ),
             Self::NoHugepageSupport => {
                 write!(

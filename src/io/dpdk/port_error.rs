@@ -142,7 +142,7 @@ impl fmt::Display for PortError {
             } => {
                 write!(
                     f,
-                    "`{device}` cannot do an MTU of {wanted}; {most} is the most it can"
+                    "`{device}` cannot do an MTU of {wanted}; {most} is the most it can: set the port's `mtu`"
                 )
             }
             Self::Mtu {
@@ -150,7 +150,10 @@ impl fmt::Display for PortError {
                 wanted,
                 most: None,
             } => {
-                write!(f, "`{device}` cannot do an MTU of {wanted}")
+                write!(
+                    f,
+                    "`{device}` cannot do an MTU of {wanted}; set the port's `mtu` lower"
+                )
             }
             Self::Mac { device, mac } => {
                 write!(
