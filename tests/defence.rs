@@ -264,6 +264,18 @@ mod drop_entry {
         )
     }
 
+    /// With a defence that holds from the beginning, in some mode.
+    fn watched(drop_entry: Mode, amemthresh: u64) -> Bed {
+        let sysctls = Sysctls {
+            drop_entry,
+            amemthresh,
+            ..Sysctls::default()
+        };
+        let mut setup = guarded(vec![dns()], sysctls);
+        setup.timeouts = patient();
+        Bed::with(&setup, 1)
+    }
+
     /// Reply of the only server.
     fn reply(bed: &mut Bed, n: u16, flags: u8) {
         let frame = from_server("10.0.0.11").tcp(at("10.0.0.11:8080"), client(n), flags, 1, b"");
@@ -354,18 +366,7 @@ mod drop_entry {
     #[test]
     fn nothing_ends_when_it_is_off_or_memory_is_there() {
         for mode in [Mode::Off, Mode::Automatic] {
-            let sysctls = Sysctls {
-                drop_entry: mode,
-                amemthresh: 4000,
-                ..Sysctls::default()
-            };
-            let mut bed = Bed::with(
-                &Setup {
-                    timeouts: patient(),
-                    ..guarded(vec![dns()], sysctls)
-                },
-                1,
-            );
+            let mut bed = watched(mode, 4000);
             (0..50).for_each(|n| {
                 bed.udp(n);
             });
@@ -376,18 +377,7 @@ mod drop_entry {
 
     #[test]
     fn automatic_mode_works_until_there_is_memory_again() {
-        let sysctls = Sysctls {
-            drop_entry: Mode::Automatic,
-            amemthresh: 3096,
-            ..Sysctls::default()
-        };
-        let mut bed = Bed::with(
-            &Setup {
-                timeouts: patient(),
-                ..guarded(vec![dns()], sysctls)
-            },
-            1,
-        );
+        let mut bed = watched(Mode::Automatic, 3096);
         (0..2000).for_each(|n| {
             bed.udp(n);
         });

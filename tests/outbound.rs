@@ -129,8 +129,18 @@ fn hop(n: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, n])
 }
 
+fn wait(next_hop: IpAddr) -> Verdict {
+    Verdict::Wait {
+        port: PORT,
+        next_hop,
+    }
+}
+
+fn at(s: &str) -> SocketAddr {
+    s.parse().expect("address and port")
+}
+
 fn udp(from: &str, to: &str, payload: usize) -> Vec<u8> {
-    let at = |s: &str| -> SocketAddr { s.parse().expect("address and port") };
     Frame::new().udp(at(from), at(to), &vec![7; payload])
 }
 
@@ -286,13 +296,7 @@ fn punts_are_limited_by_the_ring_and_by_their_rate() {
 fn a_packet_waits_for_its_neighbour_and_is_sent_when_it_is_known() {
     let mut bench = Bench::new(Has::default());
     let next_hop = hop(1);
-    bench.accept(
-        &small(),
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.accept(&small(), wait(next_hop));
     assert_eq!(bench.shared.counters.held.get(), 1);
     bench.out.begin(Tick(Tick::PER_SECOND));
     bench.out.sweep_waiting(&fib(1, &[]));
@@ -312,13 +316,7 @@ fn a_packet_waits_for_its_neighbour_and_is_sent_when_it_is_known() {
 fn a_neighbour_that_does_not_answer_costs_the_packet() {
     let mut bench = Bench::new(Has::default());
     let next_hop = hop(1);
-    bench.accept(
-        &small(),
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.accept(&small(), wait(next_hop));
     bench.out.begin(Tick(3 * Tick::PER_SECOND));
     bench.out.sweep_waiting(&fib(1, &[]));
     assert_eq!(bench.dropped(DropReason::NeighbourUnresolved), 1);
@@ -330,13 +328,7 @@ fn few_packets_wait_for_few_neighbours() {
     let mut bench = Bench::new(Has::default());
     for _ in 0..20 {
         let next_hop = hop(1);
-        bench.accept(
-            &small(),
-            Verdict::Wait {
-                port: PORT,
-                next_hop,
-            },
-        );
+        bench.accept(&small(), wait(next_hop));
     }
     assert_eq!(
         bench.dropped(DropReason::NeighbourQueueFull),
@@ -345,13 +337,7 @@ fn few_packets_wait_for_few_neighbours() {
     );
     for n in 2..70 {
         let next_hop = hop(n);
-        bench.accept(
-            &small(),
-            Verdict::Wait {
-                port: PORT,
-                next_hop,
-            },
-        );
+        bench.accept(&small(), wait(next_hop));
     }
     assert_eq!(
         bench.dropped(DropReason::NeighbourQueueFull),
@@ -365,21 +351,9 @@ fn few_packets_wait_for_few_neighbours() {
 fn what_waits_at_the_end_is_dropped() {
     let mut bench = Bench::new(Has::default());
     let next_hop = hop(1);
-    bench.accept(
-        &small(),
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.accept(&small(), wait(next_hop));
     let own = bench.buf(&small());
-    bench.out.send_own(
-        own,
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.out.send_own(own, wait(next_hop));
     bench.out.drop_waiting();
     assert_eq!(bench.shared.counters.held.get(), 0);
     assert_eq!(bench.dropped(DropReason::NeighbourUnresolved), 1);
@@ -425,7 +399,6 @@ fn a_packet_larger_than_the_mtu_leaves_in_valid_pieces() {
 #[test]
 fn what_must_not_be_split_is_too_big() {
     let mut bench = Bench::new(Has::default());
-    let at = |s: &str| -> SocketAddr { s.parse().expect("address and port") };
     let whole =
         Frame::new()
             .dont_fragment()
@@ -441,7 +414,6 @@ fn what_must_not_be_split_is_too_big() {
 #[test]
 fn padding_does_not_make_a_packet_too_big() {
     let mut bench = Bench::new(Has::default());
-    let at = |s: &str| -> SocketAddr { s.parse().expect("address and port") };
     for (from, to) in [
         ("192.0.2.2:1000", "192.0.2.100:53"),
         ("[2001:db8::2]:1000", "[2001:db8::1]:53"),

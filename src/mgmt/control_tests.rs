@@ -107,6 +107,38 @@ fn a_server_is_changed_over_the_socket_and_workers_see_it() {
     assert_eq!(sip.dests[0].weight, 0);
 }
 
+/// Request, body, status, and part of what is said.
+const REFUSED: &str = r#"
+    GET /v1/nothing | | 404 | there is no /v1/nothing
+    GET /v1/reload | | 405 | GET is not for /v1/reload
+    GET /v1/servers/web/10.0.0.1:80 | | 405 | GET is not for
+    DELETE /v1/services | | 405 | DELETE is not for
+    PUT /v1/servers/web/10.0.0.1:80 | | 400 | the body must be
+    PUT /v1/servers/web/10.0.0.1:80 | { | 400 | the body must be
+    PUT /v1/servers/web/10.0.0.1:80 | {"wieght": 1} | 400 | unknown field `wieght`
+    PUT /v1/servers/web/10.0.0.1:80 | {"weight": -1} | 400 | the body must be
+    PUT /v1/servers/web/10.0.0.1:80 | {"weight": 65536} | 422 | weight 65536 is above 65535
+    PUT /v1/servers/web/10.0.0.1:80 | {"state": "gone"} | 422 | ready, drain, maint
+    PUT /v1/servers/web/10.0.0.1:80 | {} | 422 | nothing to change
+    PUT /v1/servers/web/10.0.0.1:80 | {"upper_threshold": 2147483648} | 422 | upper threshold 2147483648 is above 2147483647
+    PUT /v1/servers/web/10.0.0.1:80 | {"upper_threshold": 5, "lower_threshold": 6} | 422 | the lower threshold, 6, would be above the upper one, 5
+    PUT /v1/servers/wob/a | {"weight": 1} | 404 | did you mean `web`?
+    PUT /v1/servers/web/a | {"weight": 1} | 404 | has no server `a`
+    GET /v1/connections?service=wob | | 404 | did you mean `web`?
+    GET /v1/connections?limit=0 | | 400 | `limit` is 0
+    GET /v1/connections?limit=x | | 400 | limit
+    GET /v1/connections?sevrice=web | | 400 | unknown field `sevrice`
+    GET /v1/connections?from=9 | | 400 | not a `next`
+    GET /v1/templates?from=0.4.0.0 | | 400 | not a `next`
+    GET /v1/templates?service=wob | | 404 | did you mean `web`?
+    GET /v1/services/web | | 405 | GET is not for
+    PATCH /v1/services/web | | 400 | the body must be
+    PATCH /v1/services/web | {} | 422 | nothing to change
+    PATCH /v1/services/wob | {} | 404 | did you mean `web`?
+    PATCH /v1/services/web | {"one_packet": true} | 422 | `one_packet` is for UDP
+    PATCH /v1/services/web | {"persistence": {"enigne": "sip"}} | 400 | unknown field `enigne`
+"#;
+
 #[test]
 fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
     let plane = plane(1);
@@ -114,121 +146,15 @@ fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
     let socket = ControlSocket::serve(&manager.shared());
     let before = plane.snapshot.load_full();
     let web1 = "/v1/servers/web/10.0.0.1:80";
-    for (method, path, body, status, said) in [
-        ("GET", "/v1/nothing", "", 404, "there is no /v1/nothing"),
-        ("GET", "/v1/reload", "", 405, "GET is not for /v1/reload"),
-        ("GET", web1, "", 405, "GET is not for"),
-        ("DELETE", "/v1/services", "", 405, "DELETE is not for"),
-        ("PUT", web1, "", 400, "the body must be"),
-        ("PUT", web1, "{", 400, "the body must be"),
-        (
-            "PUT",
-            web1,
-            r#"{"wieght": 1}"#,
-            400,
-            "unknown field `wieght`",
-        ),
-        ("PUT", web1, r#"{"weight": -1}"#, 400, "the body must be"),
-        (
-            "PUT",
-            web1,
-            r#"{"weight": 65536}"#,
-            422,
-            "weight 65536 is above 65535",
-        ),
-        (
-            "PUT",
-            web1,
-            r#"{"state": "gone"}"#,
-            422,
-            "ready, drain, maint",
-        ),
-        ("PUT", web1, "{}", 422, "nothing to change"),
-        (
-            "PUT",
-            web1,
-            r#"{"upper_threshold": 2147483648}"#,
-            422,
-            "upper threshold 2147483648 is above 2147483647",
-        ),
-        (
-            "PUT",
-            web1,
-            r#"{"upper_threshold": 5, "lower_threshold": 6}"#,
-            422,
-            "the lower threshold, 6, would be above the upper one, 5",
-        ),
-        (
-            "PUT",
-            "/v1/servers/wob/a",
-            r#"{"weight": 1}"#,
-            404,
-            "did you mean `web`?",
-        ),
-        (
-            "PUT",
-            "/v1/servers/web/a",
-            r#"{"weight": 1}"#,
-            404,
-            "has no server `a`",
-        ),
-        (
-            "GET",
-            "/v1/connections?service=wob",
-            "",
-            404,
-            "did you mean `web`?",
-        ),
-        ("GET", "/v1/connections?limit=0", "", 400, "`limit` is 0"),
-        ("GET", "/v1/connections?limit=x", "", 400, "limit"),
-        (
-            "GET",
-            "/v1/connections?sevrice=web",
-            "",
-            400,
-            "unknown field `sevrice`",
-        ),
-        ("GET", "/v1/connections?from=9", "", 400, "not a `next`"),
-        ("GET", "/v1/templates?from=0.4.0.0", "", 400, "not a `next`"),
-        (
-            "GET",
-            "/v1/templates?service=wob",
-            "",
-            404,
-            "did you mean `web`?",
-        ),
-        ("GET", "/v1/services/web", "", 405, "GET is not for"),
-        ("PATCH", "/v1/services/web", "", 400, "the body must be"),
-        ("PATCH", "/v1/services/web", "{}", 422, "nothing to change"),
-        (
-            "PATCH",
-            "/v1/services/wob",
-            "{}",
-            404,
-            "did you mean `web`?",
-        ),
-        (
-            "PATCH",
-            "/v1/services/web",
-            r#"{"one_packet": true}"#,
-            422,
-            "`one_packet` is for UDP",
-        ),
-        (
-            "PATCH",
-            "/v1/services/web",
-            r#"{"persistence": {"enigne": "sip"}}"#,
-            400,
-            "unknown field `enigne`",
-        ),
-    ] {
+    for row in REFUSED.trim().lines() {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let [request, body, status, said] = cells[..] else {
+            panic!("a request, its body, the status and what is said: {row}");
+        };
+        let (method, path) = request.split_once(' ').expect("method and path");
         let answer = http(&socket.path, method, path, body);
-        assert_eq!(answer.0, status, "{method} {path} {body}: {}", answer.1);
-        assert!(
-            error(&answer).contains(said),
-            "{method} {path} {body}: {}",
-            answer.1
-        );
+        assert_eq!(answer.0.to_string(), status, "{row}: {}", answer.1);
+        assert!(error(&answer).contains(said), "{row}: {}", answer.1);
     }
     let large = format!(r#"{{"state": "{}"}}"#, "x".repeat(100_000));
     assert_eq!(http(&socket.path, "PUT", web1, &large).0, 400);

@@ -145,12 +145,7 @@ impl Maglev {
 
 impl Scheduler for Maglev {
     fn select(&self, dests: &[Arc<Dest>], selection: &Selection<'_>) -> Option<usize> {
-        let port = if self.flags.port {
-            selection.client_port
-        } else {
-            0
-        };
-        let client = selection.client.wrapping_add(u32::from(port));
+        let client = selection.hashed_client(self.flags.port);
         self.available(self.hash.of(client), dests).or_else(|| {
             if self.flags.fallback {
                 self.fall_back(client, dests)

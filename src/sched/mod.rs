@@ -58,6 +58,14 @@ pub struct Selection<'a> {
     pub now: Tick,
 }
 
+impl Selection<'_> {
+    /// What `sh` and `mh` hash: the client's address, and its port where their flag says so (specification §6.9).
+    fn hashed_client(&self, port: bool) -> u32 {
+        let port = if port { self.client_port } else { 0 };
+        self.client.wrapping_add(u32::from(port))
+    }
+}
+
 /// Scheduler state of one service that outlives a rebuild.
 ///
 /// Locked only while a scheduler is built; a built one holds what it needs of it. A service whose scheduler changes

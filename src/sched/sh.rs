@@ -151,12 +151,7 @@ impl SourceHashing {
 
 impl Scheduler for SourceHashing {
     fn select(&self, dests: &[Arc<Dest>], selection: &Selection<'_>) -> Option<usize> {
-        let port = if self.flags.port {
-            selection.client_port
-        } else {
-            0
-        };
-        let client = selection.client.wrapping_add(u32::from(port));
+        let client = selection.hashed_client(self.flags.port);
         self.available(self.bucket(client, 0), dests).or_else(|| {
             if self.flags.fallback {
                 self.fall_back(client, dests)

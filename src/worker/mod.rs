@@ -224,12 +224,11 @@ impl<I: PacketIo> Inner<I> {
 
     /// Frames from the kernel's interface, complete as they are.
     fn inject(&mut self, port: usize) -> usize {
-        let Some(ring) = self.out.wiring.injects[port].clone() else {
-            return 0;
-        };
         let mut n = 0;
         while n < BURST
-            && let Some(buf) = ring.pop()
+            && let Some(buf) = self.out.wiring.injects[port]
+                .as_ref()
+                .and_then(|ring| ring.pop())
         {
             self.out
                 .send_complete(port_id(port), Owed { buf, stands_for: 0 });

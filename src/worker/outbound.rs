@@ -265,17 +265,18 @@ impl<I: PacketIo> Outbound<I> {
         }
         let taken = io.tx_burst(&mut queue.frames);
         let counters = &self.shared.counters;
-        for n in queue.stand_for.drain(..taken) {
-            if n == 0 {
-                counters.generated.inc();
-            } else {
-                counters.transmitted.add(u64::from(n));
-            }
+        let received = |part: &[u8]| part.iter().map(|n| u64::from(*n)).sum();
+        let (sent, lost) = queue.stand_for.split_at(taken);
+        counters.transmitted.add(received(sent));
+        let own = sent.iter().filter(|n| **n == 0).count();
+        if own > 0 {
+            counters.generated.add(own as u64);
         }
-        for (frame, n) in queue.frames.drain(..).zip(queue.stand_for.drain(..)) {
-            drop(frame);
-            counters.drops[DropReason::TxFull as usize].add(u64::from(n));
+        if !lost.is_empty() {
+            counters.drops[DropReason::TxFull as usize].add(received(lost));
         }
+        queue.stand_for.clear();
+        queue.frames.clear();
     }
 
     /// Writes the Ethernet header, splits what is larger than the MTU, and queues.

@@ -7,10 +7,13 @@ use super::{Context, Director, Hits, Side, choice};
 use crate::net::packet::proto;
 use crate::net::{BURST, DropReason, Ip, Packet, PacketBuf};
 use crate::persist::Scratch;
+use crate::table::ServiceId;
 
-/// A packet's template key, as far as it is known ahead of time.
+/// A packet's service and template key, as far as they are known ahead of time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ahead {
+    /// If it was looked up: the packet's service, if it has one, and its mark.
+    pub service: Option<Option<(ServiceId, u32)>>,
     /// The template table's hash; 0 when nothing is known.
     pub hash: u64,
     /// Where the engine's key lies in the frame; `len` 0 for a service without an engine.
@@ -41,10 +44,15 @@ impl Director {
                 && ip.flow.proto == proto::UDP
                 && ip.fragment.is_none()
                 && hits[i].is_none()
-                && let Some(ahead) = key_of(cx, ip, buf.data())
             {
-                cx.templates.prefetch(ahead.hash);
-                out[i] = ahead;
+                let found = F::index(&cx.snapshot.services).service(&ip.flow, cx.ingress);
+                out[i].service = Some(found);
+                if let Some(found) = found
+                    && let Some(ahead) = key_of(cx, found, ip, buf.data())
+                {
+                    cx.templates.prefetch(ahead.hash);
+                    out[i] = ahead;
+                }
             }
         }
     }
@@ -57,12 +65,19 @@ impl Director {
     }
 }
 
-fn key_of<F: Side>(cx: &Context<'_>, ip: &Ip<F>, frame: &[u8]) -> Option<Ahead> {
-    let (id, mark) = F::index(&cx.snapshot.services).service(&ip.flow, cx.ingress)?;
+fn key_of<F: Side>(
+    cx: &Context<'_>,
+    (id, mark): (ServiceId, u32),
+    ip: &Ip<F>,
+    frame: &[u8],
+) -> Option<Ahead> {
     let service = cx.snapshot.service(id).filter(|s| s.def.one_packet)?;
     let persistence = service.def.persistence.as_ref()?;
     let mut scratch = Scratch::new();
-    let mut ahead = Ahead::default();
+    let mut ahead = Ahead {
+        service: Some(Some((id, mark))),
+        ..Ahead::default()
+    };
     let data = match persistence.engine {
         None => None,
         Some(engine) => {

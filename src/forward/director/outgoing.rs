@@ -121,9 +121,9 @@ impl Director {
             self.answer(cx, p, IcmpError::TimeExceeded, from, sink);
             return Err(Verdict::Drop(DropReason::TtlExceeded));
         }
-        let port = match way {
-            Way::Known(e) => e.port,
-            Way::Unresolved { port, .. } => port,
+        let mtu = match way {
+            Way::Known(e) => e.mtu,
+            Way::Unresolved { port, .. } => cx.snapshot.fib.ports[usize::from(port.0)].mtu,
             Way::None => {
                 self.answer(cx, p, IcmpError::HostUnreachable, from, sink);
                 return Err(Verdict::Drop(DropReason::NoRoute));
@@ -131,9 +131,7 @@ impl Director {
         };
         let tunnel = to.filter(|dest| dest.method == Method::Tunnel);
         let (overhead, least) = tunnel.map_or((0, 0), narrowing);
-        let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
-            .mtu
-            .saturating_sub(overhead);
+        let mtu = mtu.saturating_sub(overhead);
         if mtu < least {
             return Err(Verdict::Drop(DropReason::TooBig));
         }

@@ -28,7 +28,9 @@ impl Director {
     ) -> Verdict {
         let index = F::index(&cx.snapshot.services);
         let flow = p.ip.flow;
-        if let Some((id, mark)) = index.service(&flow, cx.ingress) {
+        let found = p.ahead().service;
+        let found = found.unwrap_or_else(|| index.service(&flow, cx.ingress));
+        if let Some((id, mark)) = found {
             let Some(service) = cx.snapshot.service(id) else {
                 return Verdict::Drop(DropReason::Internal);
             };
