@@ -46,7 +46,7 @@ pub enum Command {
     Set(SetArgs),
     /// Make the running appliance take over its configuration file, or refuse it whole
     Reload(ReloadArgs),
-    /// Look into state sync between directors
+    /// Show and change state sync between directors, and read its messages
     Sync(SyncArgs),
 }
 
@@ -399,6 +399,8 @@ pub enum ShowWhat {
     Ports,
     /// Settings that LVS has as sysctls, and which defences are in force
     Ipvs,
+    /// State sync daemons that run, as `ipvsadm -L --daemon`
+    Daemon,
     /// Dropped packets by reason
     Drops {
         /// Also reasons that never happened
@@ -561,6 +563,13 @@ pub struct ReloadArgs {
 
 /// `polder sync`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    polder sync status\n  \
+    polder sync status -o json | jq '.peers[] | {name, direction, coverage, lag_seconds}'\n  \
+    polder sync start --role backup --interface eth2 --sync-id 7\n  \
+    polder sync role both\n  \
+    polder sync decode sync.pcap\n\n\
+    What is started and stopped lasts until a restart; a reload keeps it unless the file changed there.")]
 pub struct SyncArgs {
     /// What to do.
     #[command(subcommand)]
@@ -570,8 +579,82 @@ pub struct SyncArgs {
 /// What `sync` does.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SyncWhat {
+    /// Show what is synchronised with whom, how far, and why not
+    Status(SyncStatusArgs),
+    /// Begin with a role, as `ipvsadm --start-daemon`
+    Start(SyncStartArgs),
+    /// End a role, as `ipvsadm --stop-daemon`
+    Stop(SyncStopArgs),
+    /// Set the role, whatever it was
+    Role(SyncRoleArgs),
     /// Print every record of every sync message in a capture, and why a message or record is damaged
     Decode(DecodeArgs),
+}
+
+/// `polder sync status`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncStatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `polder sync start`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "What is not given is as it was, or as the file has it.\n\n\
+    Example:\n  polder sync start --role master --interface eth2 --sync-id 7"
+)]
+pub struct SyncStartArgs {
+    /// What to begin with, beside what runs
+    #[arg(long, value_parser = ["master", "backup"])]
+    pub role: String,
+    /// Kernel interface, or name of a port that has one
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Which directors belong together, 0 to 255
+    #[arg(long, value_name = "N")]
+    pub sync_id: Option<u32>,
+    /// Multicast group
+    #[arg(long, value_name = "ADDRESS")]
+    pub group: Option<String>,
+    /// First UDP port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u32>,
+    /// Time to live of messages, 1 to 255
+    #[arg(long, value_name = "N")]
+    pub ttl: Option<u32>,
+    /// Longest message in bytes of UDP payload
+    #[arg(long, value_name = "N")]
+    pub max_message: Option<u32>,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `polder sync stop`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncStopArgs {
+    /// What to end
+    #[arg(long, value_parser = ["master", "backup"])]
+    pub role: String,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `polder sync role`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncRoleArgs {
+    /// What to do from now on
+    #[arg(value_parser = ["master", "backup", "both", "off"])]
+    pub role: String,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
 }
 
 /// How `sync decode` prints.
@@ -669,6 +752,11 @@ mod tests {
             "polder set service web persistence",
             "polder show templates --limit 0",
             "polder show everything",
+            "polder sync start",
+            "polder sync start --role both",
+            "polder sync stop --role off",
+            "polder sync role primary",
+            "polder sync status -o xml",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

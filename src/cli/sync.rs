@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::args::{DecodeArgs, DecodeOutput, SyncArgs, SyncWhat};
+use super::{Failure, sync_control};
 use crate::mgmt::names;
 use crate::net::packet::proto;
 use crate::net::parse::{ETHERNET_LEN, quoted};
@@ -29,6 +29,10 @@ use crate::table::StateTimeouts;
 pub fn run(args: &SyncArgs, out: &mut dyn Write) -> Result<(), Failure> {
     match &args.what {
         SyncWhat::Decode(args) => decode(args, out),
+        SyncWhat::Status(args) => sync_control::status(args, out),
+        SyncWhat::Start(args) => sync_control::start(args, out),
+        SyncWhat::Stop(args) => sync_control::stop(args, out),
+        SyncWhat::Role(args) => sync_control::role(args, out),
     }
 }
 

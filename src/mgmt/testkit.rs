@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use super::api::{PortStatus, SyncStatus};
+use super::api::{PortStatus, SyncPeer, SyncRejected, SyncStatus, SyncTraffic};
 use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
 use super::sync::{SyncControl, status_of};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence, address_bytes};
@@ -179,6 +179,56 @@ impl SyncControl for FakeSync {
 
     fn settings(&self) -> Settings {
         self.settings.lock().expect("not poisoned").clone()
+    }
+}
+
+/// A director with two peers of one name, and one that just came.
+pub fn sync_status() -> SyncStatus {
+    let peer = |address: &str, direction: &str| SyncPeer {
+        name: "left".to_owned(),
+        address: format!("192.168.81.{address}:8848"),
+        version: 1,
+        direction: direction.to_owned(),
+        role: "both".to_owned(),
+        state: "synchronised".to_owned(),
+        lag_seconds: Some(0.25),
+        coverage: Some(0.995),
+        entries: 995,
+        should: 1000,
+        uninstalled: 5,
+        last_full_sync_seconds: Some(90.0),
+        dirty: true,
+    };
+    let new = SyncPeer {
+        name: "new".to_owned(),
+        state: "synchronising".to_owned(),
+        lag_seconds: None,
+        coverage: None,
+        last_full_sync_seconds: None,
+        ..peer("4", "in")
+    };
+    let traffic = |n| SyncTraffic {
+        messages: n,
+        records: 10 * n,
+        bytes: 1000 * n,
+    };
+    let rejected = |reason: &str, count| SyncRejected {
+        reason: reason.to_owned(),
+        count,
+        help: format!("It is {reason}."),
+    };
+    SyncStatus {
+        name: "right".to_owned(),
+        running: true,
+        ready_reason: "peer new: 0% of the 99% it must have".to_owned(),
+        entries: 1000,
+        sent: traffic(7),
+        received: traffic(8),
+        rejected: vec![rejected("forged", 2), rejected("version", 0)],
+        discarded: 3,
+        queue: 4,
+        peers: vec![peer("2", "in"), peer("2", "out"), peer("3", "in"), new],
+        ..SyncStatus::default()
     }
 }
 

@@ -48,7 +48,7 @@ pub struct SyncStatus {
     pub queue: u64,
     /// Messages that may wait.
     pub queue_capacity: u64,
-    /// Peers, by name.
+    /// Peers, by name; of several lives of one host the latest first.
     pub peers: Vec<SyncPeer>,
     /// The daemons that run, as `ipvsadm -L --daemon` lists them: the master first.
     pub daemons: Vec<SyncDaemon>,
