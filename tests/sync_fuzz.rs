@@ -13,7 +13,6 @@ use polder::sync::backup::{Terms, accept};
 use polder::sync::entry::{ConnEntry, Entry, EntryId, ServiceName, TemplateEntry};
 use polder::sync::ipvs::{
     AnyEnds, Builder, ConnRecord, Engine, HostOrder, Receiver, Record as IpvsRecord, Seq, Version,
-    flag,
 };
 use polder::sync::polder::Keys;
 use polder::sync::polder::seal::{self, DATAGRAM_MAX, Sealer};
@@ -194,7 +193,11 @@ fn entry(random: &mut Random) -> Entry {
         af: Af::V4,
         proto: 17,
         client,
-        vaddr: if data % 2 == 0 { [0; 16] } else { [9; 16] },
+        vaddr: if data.is_multiple_of(2) {
+            [0; 16]
+        } else {
+            [9; 16]
+        },
         vport: random.next() as u16,
         data: (data > 20).then(|| random.noise(data).into()),
         dest: match data % 3 {

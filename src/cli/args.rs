@@ -673,7 +673,8 @@ pub enum DecodeOutput {
     Examples:\n  \
     tcpdump -i eth1 -s 0 -w sync.pcap udp port 8848\n  \
     polder sync decode sync.pcap\n  \
-    polder sync decode sync.pcap --port 8849 -o json | jq '.messages[].records[]'"
+    polder sync decode sync.pcap --port 8849 -o json | jq '.messages[].records[]'\n  \
+    polder sync decode sync.pcap --key-file /etc/polder/sync.keys"
 )]
 pub struct DecodeArgs {
     /// Capture: pcap or pcapng, plain or gzip; Ethernet, Linux cooked or raw IP
@@ -682,6 +683,10 @@ pub struct DecodeArgs {
     /// A UDP port that sync messages are sent to, besides 8848; may be given again
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     pub port: Vec<u16>,
+    /// Keys of the polder format: datagrams are checked with them, encrypted ones decrypted; without it those that are
+    /// not encrypted are shown and marked "not checked". Lines of ID HEX64, readable by the owner alone
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// How to print
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: DecodeOutput,
