@@ -20,13 +20,15 @@ use super::sender::{same, shifted};
 use super::wire::{self, Joiner, Kind, Message, Record, Report, Want, Wanted};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
-use crate::sync::entry::{Entry, EntryId};
+use crate::sync::entry::{Entry, EntryId, TemplateEntry};
 
 /// Ticks without progress after which a repair is asked for again.
 const REPAIR_AGAIN: u32 = Tick::PER_SECOND;
 /// Ticks after which a vector is asked for again; it doubles each time up to the second figure.
 const VECTOR_AGAIN: u32 = Tick::PER_SECOND / 2;
-const VECTOR_AGAIN_MAX: u32 = 30 * Tick::PER_SECOND;
+const VECTOR_AGAIN_MAX: u32 = 4 * Tick::PER_SECOND;
+/// The same while there is no room for all entries, so that repairs can't help.
+const VECTOR_AGAIN_FULL: u32 = 30 * Tick::PER_SECOND;
 /// Ticks between two questions at least.
 const ASK_EVERY: u32 = Tick::PER_SECOND / 10;
 /// Ticks between two reports.
@@ -49,6 +51,15 @@ struct Compared {
     count: u64,
     /// When it came.
     at: Tick,
+}
+
+/// A moment at which both mirrors were the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// When the mark came.
+    pub at: Tick,
+    /// When it was made, in the sender's time.
+    pub tick: Tick,
 }
 
 /// What is to be repaired, and what was asked.
@@ -88,7 +99,7 @@ pub struct Receiver {
     repairing: Option<u8>,
     dirty: bool,
     marked: Option<Compared>,
-    agreed: Option<Tick>,
+    agreed: Option<Agreed>,
     synced: Option<Tick>,
     reported: Tick,
     swept: Tick,
@@ -166,7 +177,7 @@ impl Receiver {
     }
 
     /// When both mirrors were last known to be the same.
-    pub fn agreed(&self) -> Option<Tick> {
+    pub fn agreed(&self) -> Option<Agreed> {
         self.agreed
     }
 
@@ -415,19 +426,19 @@ impl Receiver {
         });
         self.pass_is_over();
         if self.mirror.digest() == theirs {
-            self.agree(now);
+            self.agree(now, Tick(tick));
         } else if self.wants.buckets.is_empty() && !self.wants.vector {
             self.dirty = true;
             self.wants.vector = true;
         }
     }
 
-    fn agree(&mut self, now: Tick) {
+    fn agree(&mut self, now: Tick, tick: Tick) {
         if self.dirty {
             self.dirty = false;
             self.synced = Some(now);
         }
-        self.agreed = Some(now);
+        self.agreed = Some(Agreed { at: now, tick });
         self.wants.buckets = BucketSet::default();
         self.wants.is_news = false;
         self.wants.vector = false;
@@ -546,7 +557,11 @@ impl Receiver {
         wants.asked = Some(now);
         if wants.vector {
             wants.vector_at = now.plus(wants.vector_again);
-            wants.vector_again = (2 * wants.vector_again).min(VECTOR_AGAIN_MAX);
+            let most = match self.mirror.has_room() {
+                true => VECTOR_AGAIN_MAX,
+                false => VECTOR_AGAIN_FULL,
+            };
+            wants.vector_again = (2 * wants.vector_again).min(most);
             return Some(Wanted::Vector);
         }
         wants.is_news = false;
@@ -573,8 +588,16 @@ impl Receiver {
         }
     }
 
+    /// Offers an entry again that another sender does not have any more, if this one has it.
+    pub fn offer(&mut self, entry: &Entry) {
+        let id = wire::id_of(&self.key, entry);
+        if let Some(at) = self.mirror.find(id).filter(|&at| self.mirror.slot(at).is_live()) {
+            self.enqueue(at);
+        }
+    }
+
     /// The template with this number, if the sender told of it.
-    fn template(&self, id: EntryId) -> Option<&crate::sync::entry::TemplateEntry> {
+    fn template(&self, id: EntryId) -> Option<&TemplateEntry> {
         match self.mirror.get(id)? {
             Entry::Template(template) => Some(template),
             Entry::Conn(_) => None,
