@@ -2,7 +2,7 @@
 //! loses, doubles, delays, cuts and damages, directors that are killed and return, and an attacker without a key.
 //!
 //! Everything comes from one number. `POLDER_SEED=n` runs that one and prints what happens; `POLDER_SEEDS=n` says how
-//! many are run. What has to hold is in `check.rs`; rules broken on purpose, which must be found, are at the end.
+//! many are run; with `POLDER_SESSION=m` the entries of session m are traced too. What has to hold is in `check.rs`; rules broken on purpose, which must be found, are at the end.
 
 #[path = "sync_sim/check.rs"]
 mod check;
@@ -56,7 +56,11 @@ fn run_all(seeds: u64) -> Outcome {
     for (seed, why) in failed.iter().take(5) {
         eprintln!("seed {seed}: {why}\nrun it alone with POLDER_SEED={seed}\n");
     }
-    assert!(failed.is_empty(), "{} of {seeds} seeds failed", failed.len());
+    assert!(
+        failed.is_empty(),
+        "{} of {seeds} seeds failed",
+        failed.len()
+    );
     outcome
 }
 
@@ -71,13 +75,21 @@ fn directors_keep_every_session_whatever_the_network_does() {
     let outcome = run_all(number("POLDER_SEEDS").unwrap_or(SEEDS));
     println!("{outcome:#?}");
     // A world in which nothing happens proves nothing.
-    assert!(outcome.taken_over > 0 && outcome.replayed > 0 && outcome.lost > 0, "{outcome:?}");
-    assert!(outcome.repaired > 0 && outcome.returned_ready > 0, "{outcome:?}");
+    assert!(
+        outcome.taken_over > 0 && outcome.replayed > 0 && outcome.lost > 0,
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.repaired > 0 && outcome.returned_ready > 0,
+        "{outcome:?}"
+    );
 }
 
 /// How many of some seeds find a broken rule.
 fn found(broken: Broken) -> usize {
-    (0..40).filter(|seed| run(*seed, broken, false).is_err()).count()
+    (0..40)
+        .filter(|seed| run(*seed, broken, false).is_err())
+        .count()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use polder::sync::polder::{Direction, Role};
 
-use super::host::{Host, Key};
+use super::host::{Host, Key, MARGIN, Row};
 use super::world::{Session, World};
 
 /// Ticks from one pass to the next.
@@ -37,7 +37,10 @@ pub fn has_session(
         let keys = session.keys();
         let lacks = |key: &&Key| {
             let row = host.table.get(*key).filter(|r| r.deadline > world.now);
-            row.is_none_or(|r| r.dest != session.dest || **key != Key::Template(session.n) && r.link != session.link())
+            row.is_none_or(|r| {
+                r.dest != session.dest
+                    || **key != Key::Template(session.n) && r.link != session.link()
+            })
         };
         keys.iter().find(lacks).copied()
     };
@@ -47,12 +50,29 @@ pub fn has_session(
     let Some(known) = known_until(world, host, from).filter(|_| world.is_roomy()) else {
         return Ok(false);
     };
-    if session.changed > known || session.safe_from > known {
+    // It may have left it to another to tell of it, who saw it used later.
+    let is_told = from
+        .table
+        .get(&lacking)
+        .is_some_and(|r| r.told + INTERVAL >= world.now);
+    if session.changed > known || session.safe_from > known || !is_told {
         return Ok(false);
     }
     let last = session.packets.iter().rev().find(|p| **p <= known);
-    let shift = (session.timeout / 4).clamp(1, 1000);
-    let end = last.map_or(0, |p| p + session.timeout).saturating_sub(shift + SLACK);
+    // Ends are told in steps, but anew before they come.
+    let is_near = world.now < known + 290;
+    let shift = if is_near {
+        0
+    } else {
+        (session.timeout / 4).clamp(1, 1000)
+    };
+    // Of what it got from others and tells itself it takes great steps only.
+    let row = host.table.get(&lacking);
+    let is_others = row.is_some_and(|r| r.origin != Some(from.boot()));
+    let shift = if is_others { shift + MARGIN } else { shift };
+    let end = last
+        .map_or(0, |p| p + session.timeout)
+        .saturating_sub(shift + SLACK);
     if end <= world.now {
         return Ok(false);
     }
@@ -77,7 +97,11 @@ pub fn bounded(world: &World) -> Result<(), String> {
             let (kept, bytes) = sender.history();
             sizes.extend([
                 // A mark or a vector may come on top, and what is asked for again.
-                ("queue", host.node.queued(), config.queue_max + 256 + 2048 + 80),
+                (
+                    "queue",
+                    host.node.queued(),
+                    config.queue_max + 256 + 2048 + 80,
+                ),
                 ("told", sender.entries(), config.entries_max),
                 ("history", usize::try_from(kept).expect("small"), 4096),
                 ("bytes of history", bytes, 8 << 20),
@@ -109,7 +133,10 @@ pub fn ready(world: &World, i: usize) -> Result<(), String> {
     let alive = host.node.receivers().filter(|r| r.is_alive(tick));
     for receiver in alive {
         if receiver.coverage() < host.node.config().ready_coverage || receiver.synced().is_none() {
-            return Err(format!("host {i} is ready without the entries of {}", receiver.name));
+            return Err(format!(
+                "host {i} is ready without the entries of {}",
+                receiver.name
+            ));
         }
         let home = (0..world.hosts.len()).find(|h| world.hosts[*h].boot() == receiver.boot);
         let Some(home) = home.filter(|h| world.hosts[*h].up && receiver.agreed().is_some()) else {
@@ -165,17 +192,34 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
     if peer.is_none_or(|p| p.dirty || p.coverage < 1.0 || p.lag_s > 1.6) {
         return Err(format!("host {j} sees {peer:?} of {i}"));
     }
-    let told = other.table.iter().filter(|(_, r)| other.is_told(r, world.now));
-    for (key, row) in told.filter(|(_, r)| r.deadline > world.now + 300) {
-        if !host.table.contains_key(key) {
+    let told = other
+        .table
+        .iter()
+        .filter(|(_, r)| other.is_told(r, world.now));
+    // Of an entry that was about to end when it was used again the peers hear with the next pass.
+    let is_settled =
+        |r: &Row| r.deadline > world.now + 300 && r.deadline - r.timeout + 150 < world.now;
+    for (key, row) in told.filter(|(_, r)| is_settled(r)) {
+        // Of one that is over a director may have kept it that thought it a dead one's; it ends by its time.
+        let is_over = !world.sessions.iter().any(|s| s.n == key.session());
+        if !is_over && !host.table.contains_key(key) {
             return Err(format!("host {i} lacks {key:?} of host {j}: {row:?}"));
         }
     }
-    let theirs = host.table.iter().filter(|(_, r)| r.origin == Some(other.boot()));
+    let theirs = host
+        .table
+        .iter()
+        .filter(|(_, r)| r.origin == Some(other.boot()));
     for (key, row) in theirs.filter(|(_, r)| r.deadline > world.now + 300) {
-        let has = other.table.get(key).is_some_and(|r| other.is_told(r, world.now));
+        let has = other
+            .table
+            .get(key)
+            .is_some_and(|r| other.is_told(r, world.now));
         if !has {
-            return Err(format!("host {i} has {key:?} {row:?}, host {j} has {:?}", other.table.get(key)));
+            return Err(format!(
+                "host {i} has {key:?} {row:?}, host {j} has {:?}",
+                other.table.get(key)
+            ));
         }
     }
     for session in world.sessions.iter().filter(|s| s.home == j) {

@@ -2,8 +2,9 @@
 //!
 //! The rules by which tables take what peers tell are the ones that the design asks of the real ones:
 //! an entry is a director's own once traffic touched it here; an entry of a peer that is dead is told on as if it were
-//! own; what another tells of an entry that somebody else alive, or we, have told is taken if it was used clearly later,
-//! or, from a dead one, if it says something else and was used later.
+//! own. Of two peers that are alive and tell of the same entry the one counts that saw it used later. What we tell of
+//! ourselves is given to a peer that saw it used clearly later, or, if it is a dead one's, that says something else of it
+//! and saw it used later: two must not give it to each other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -65,6 +66,8 @@ pub struct Host {
     id: usize,
     /// Its tables take no more entries.
     pub room: usize,
+    /// The session whose entries are traced.
+    pub watched: Option<u32>,
 }
 
 pub fn addr(host: usize) -> SocketAddr {
@@ -72,7 +75,8 @@ pub fn addr(host: usize) -> SocketAddr {
 }
 
 pub fn keys() -> Keys {
-    Keys::parse("7 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f").expect("a key")
+    Keys::parse("7 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
+        .expect("a key")
 }
 
 impl Host {
@@ -89,6 +93,7 @@ impl Host {
             config,
             id,
             room: usize::MAX,
+            watched: None,
         };
         host.node = node(&host.config, boot, host.tick(now));
         host
@@ -118,8 +123,15 @@ impl Host {
         self.node.boot()
     }
 
+    fn say(&self, now: u64, key: Key, what: impl FnOnce() -> String) {
+        if self.watched == Some(key.session()) {
+            println!("{now:>6} host {}: {key:?} {}", self.id, what());
+        }
+    }
+
     pub fn is_told(&self, row: &Row, now: u64) -> bool {
-        row.origin.is_none_or(|boot| !self.node.is_alive(boot, self.tick(now)))
+        row.origin
+            .is_none_or(|boot| !self.node.is_alive(boot, self.tick(now)))
     }
 
     /// Tells of all that is own, or of nobody alive.
@@ -142,7 +154,12 @@ impl Host {
     }
 
     /// Does what the node says is to be done to the tables.
-    pub fn apply(&mut self, now: u64, ever: &HashSet<(Key, u16)>, broken: Broken) -> Result<(), String> {
+    pub fn apply(
+        &mut self,
+        now: u64,
+        ever: &HashSet<(Key, u16)>,
+        broken: Broken,
+    ) -> Result<(), String> {
         let tick = self.tick(now);
         while let Some(apply) = self.node.next_apply(tick) {
             let ok = match &apply.what {
@@ -159,6 +176,9 @@ impl Host {
     }
 
     fn remove(&mut self, now: u64, key: Key, peer: u64, broken: Broken) {
+        self.say(now, key, || {
+            format!("removed by {peer}; has {:?}", self.table.get(&key))
+        });
         let Some(row) = self.table.get_mut(&key).filter(|r| r.origin == Some(peer)) else {
             return;
         };
@@ -180,7 +200,10 @@ impl Host {
     ) -> Result<bool, String> {
         let (key, row) = row_of(apply, entry, now)?;
         if !ever.contains(&(key, row.dest)) {
-            return Err(format!("host {} is told {key:?} -> {} that nobody had", self.id, row.dest));
+            return Err(format!(
+                "host {} is told {key:?} -> {} that nobody had",
+                self.id, row.dest
+            ));
         }
         if broken == Broken::Installs && key.session() % 16 == 3 {
             return Ok(true);
@@ -194,11 +217,15 @@ impl Host {
                 let other = row.dest != old.dest && row.deadline > old.deadline;
                 match old.origin {
                     Some(boot) if boot == apply.peer => true,
-                    Some(boot) if !is_alive(boot) => later || other,
+                    Some(boot) if is_alive(boot) => row.deadline > old.deadline,
+                    Some(_) => later || other,
                     _ => later,
                 }
             }
         };
+        self.say(now, key, || {
+            format!("takes: {takes} {row:?}; has {:?}", self.table.get(&key))
+        });
         if takes {
             let told = self.table.get(&key).map_or(0, |old| old.told);
             let row = Row { told, ..row };
@@ -209,7 +236,13 @@ impl Host {
 }
 
 fn node(config: &Config, boot: u64, now: Tick) -> Node {
-    Node::with_id_key(config.clone(), keys(), boot, HashKey::from_seed(boot ^ 0x5eed), now)
+    Node::with_id_key(
+        config.clone(),
+        keys(),
+        boot,
+        HashKey::from_seed(boot ^ 0x5eed),
+        now,
+    )
 }
 
 fn ticks(n: u64) -> u32 {
@@ -231,7 +264,11 @@ fn template(n: u32, row: &Row, now: u64) -> TemplateEntry {
         vaddr: [10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         vport: 5060,
         data: Some(vec![n.to_le_bytes()[0]; row.data].into()),
-        dest: ([10, 1, row.dest.to_be_bytes()[0], row.dest.to_be_bytes()[1]], 5060).into(),
+        dest: (
+            [10, 1, row.dest.to_be_bytes()[0], row.dest.to_be_bytes()[1]],
+            5060,
+        )
+            .into(),
         timeout: ticks(row.timeout),
         remaining: ticks(row.deadline.saturating_sub(now)),
         assured: false,
@@ -295,7 +332,11 @@ fn row_of(apply: &Apply, entry: &Entry, now: u64) -> Result<(Key, Row), String> 
         (Entry::Conn(_), None) => (None, 0),
     };
     // The size of a template's key is part of it, and a connection's own number tells it.
-    let data = if link.is_some() { super::world::data_len(key.session()) } else { data };
+    let data = if link.is_some() {
+        super::world::data_len(key.session())
+    } else {
+        data
+    };
     if link.is_some_and(|n| n != key.session()) {
         return Err(format!("{key:?} is linked to the template of {link:?}"));
     }

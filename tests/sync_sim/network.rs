@@ -19,7 +19,13 @@ pub struct Faults {
 
 impl Faults {
     pub fn random(rng: &mut Rng) -> Self {
-        let mut some = |most: u64| if rng.chance(500) { rng.below(most + 1) } else { 0 };
+        let mut some = |most: u64| {
+            if rng.chance(500) {
+                rng.below(most + 1)
+            } else {
+                0
+            }
+        };
         Self {
             drop: some(300),
             double: some(100),
@@ -109,15 +115,7 @@ impl Network {
         self.fly(now, from, to, self.recordings.len() - 1, bytes, rng);
     }
 
-    fn fly(
-        &mut self,
-        now: u64,
-        from: usize,
-        to: &[usize],
-        at: usize,
-        bytes: &[u8],
-        rng: &mut Rng,
-    ) {
+    fn fly(&mut self, now: u64, from: usize, to: &[usize], at: usize, bytes: &[u8], rng: &mut Rng) {
         for &to in to {
             let copies = 1 + u64::from(rng.chance(self.faults.double));
             for _ in 0..copies {

@@ -304,8 +304,11 @@ impl Node {
                     self.greet(now, boot, from);
                     return Err(Rejected::Untrusted);
                 };
-                receiver.heard = now;
-                receiver.addr = from;
+                // What came late or is of no use proves nothing of where and whether the sender is now.
+                if receiver.is_news(stream.seq) {
+                    receiver.heard = now;
+                    receiver.addr = from;
+                }
                 receiver.stream(now, stream.seq, body, &mut self.rejections);
             }
             Message::Lost(lost) => {
@@ -356,8 +359,7 @@ impl Node {
     ) -> Result<(), Rejected> {
         let sender = self.follower(now, (boot, from), report.boot)?;
         let entries = sender.count_at(Tick(report.tick));
-        sender.listeners.report(now, boot, report, entries);
-        Ok(())
+        sender.listeners.report(now, boot, report, entries)
     }
 
     /// Asks somebody who is not trusted yet who it is.
@@ -430,6 +432,9 @@ impl Node {
             return Ok(());
         }
         self.make_room(now)?;
+        if let Some(known) = self.boots.get(boot) {
+            known.begin_anew();
+        }
         let who = Welcomed {
             boot,
             name: welcome.name.to_owned(),

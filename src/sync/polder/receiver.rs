@@ -16,7 +16,7 @@ pub use apply::{Apply, What};
 use order::Order;
 
 use super::mirror::{BucketSet, Digest, Mirror, flag, worth};
-use super::sender::{same, shifted};
+use super::sender::{same, shift_max};
 use super::wire::{self, Joiner, Kind, Message, Record, Report, Want, Wanted};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
@@ -75,6 +75,11 @@ struct Wants {
     vector_at: Tick,
     vector_again: u32,
     asked: Option<Tick>,
+}
+
+/// Whether `a` is after `b`.
+fn is_later(a: Tick, b: Tick) -> bool {
+    a.since(b) > 0
 }
 
 /// The listening side of one stream.
@@ -243,6 +248,11 @@ impl Receiver {
         }
     }
 
+    /// Whether this datagram of the stream was not applied yet.
+    pub fn is_news(&self, seq: u64) -> bool {
+        seq >= self.order.expected()
+    }
+
     /// Takes a datagram of the stream. `body` is all of it.
     pub fn stream(&mut self, now: Tick, seq: u64, body: &[u8], rejected: &mut Rejections) {
         while !self.order.is_next(seq) {
@@ -372,9 +382,10 @@ impl Receiver {
         let known = was_live
             && installed
             && slot.entry().is_some_and(|e| same(e, &entry))
-            && !shifted(slot.deadline, deadline, entry.timeout());
+            && !is_later(deadline, slot.deadline)
+            && 2 * slot.deadline.since(deadline) <= shift_max(entry.timeout());
         if known {
-            // The time stays as the tables were told it, or many small shifts would never reach them.
+            // Told again in a repair. The time stays as the tables have it, a little late, which is what datagrams take.
             self.mirror.revalue(at, worth);
             self.mirror.slot_mut(at).flags |= named;
             return true;
@@ -591,7 +602,11 @@ impl Receiver {
     /// Offers an entry again that another sender does not have any more, if this one has it.
     pub fn offer(&mut self, entry: &Entry) {
         let id = wire::id_of(&self.key, entry);
-        if let Some(at) = self.mirror.find(id).filter(|&at| self.mirror.slot(at).is_live()) {
+        if let Some(at) = self
+            .mirror
+            .find(id)
+            .filter(|&at| self.mirror.slot(at).is_live())
+        {
             self.enqueue(at);
         }
     }

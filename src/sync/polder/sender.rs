@@ -40,6 +40,8 @@ const RESEND_MAX: usize = 2048;
 const MARKS_MAX: usize = 64;
 /// A shift of an entry's end that is told anyhow, in ticks.
 const SHIFT_MAX: u32 = 10 * Tick::PER_SECOND;
+/// How long before the end that was told a later one is told however little it moved, in ticks.
+const RENEWED_BEFORE: u32 = 3 * Tick::PER_SECOND;
 /// Bytes of a template's data from which on it may not fit into one datagram.
 const LONG_DATA: usize = 256;
 
@@ -219,7 +221,7 @@ impl Sender {
             self.seen += 1;
         }
         let told = slot.entry().is_some_and(|told| same(told, &entry))
-            && !shifted(slot.deadline, deadline, entry.timeout());
+            && !is_news(now, slot.deadline, deadline, entry.timeout());
         if told {
             return;
         }
@@ -563,7 +565,18 @@ pub(super) fn same(a: &Entry, b: &Entry) -> bool {
     }
 }
 
-/// Whether an entry's end moved so far that it has to be told.
-pub(super) fn shifted(told: Tick, is: Tick, timeout: u32) -> bool {
-    told.since(is).max(is.since(told)) >= (timeout / 4).clamp(1, SHIFT_MAX)
+/// Whether an entry's end has to be told: it moved far from what was told, or it moved and what was told is near, so that
+/// nobody lets an entry go that is in use.
+fn is_news(now: Tick, told: Tick, is: Tick, timeout: u32) -> bool {
+    apart(told, is) >= shift_max(timeout) || is.since(told) > 0 && told.since(now) < RENEWED_BEFORE
+}
+
+/// How far an entry's end moves until it has to be told, in ticks.
+pub(super) fn shift_max(timeout: u32) -> u32 {
+    (timeout / 4).clamp(1, SHIFT_MAX)
+}
+
+/// How far two moments are apart.
+fn apart(a: Tick, b: Tick) -> u32 {
+    a.since(b).max(b.since(a))
 }
