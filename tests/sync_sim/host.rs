@@ -140,11 +140,17 @@ impl Host {
         self.table.retain(|_, row| row.deadline > now);
         self.node.pass_begin(tick);
         let node = &mut self.node;
-        for (key, row) in &mut self.table {
+        let mut linked = HashSet::new();
+        // Connections come after templates in the table and go first here: whoever tells of one tells of its template.
+        for (key, row) in self.table.iter_mut().rev() {
             let orphan = |boot| broken != Broken::Orphans && !node.is_alive(boot, tick);
             let forgotten = broken == Broken::Tells && key.session() % 16 == 5;
-            if row.origin.is_none_or(orphan) && !forgotten {
+            let is_told = row.origin.is_none_or(orphan) || linked.contains(key);
+            if is_told {
                 row.told = now;
+                linked.extend(row.link.map(Key::Template));
+            }
+            if is_told && !forgotten {
                 let entry = entry(node, *key, row, now);
                 node.pass_entry(tick, entry);
             }
@@ -227,8 +233,10 @@ impl Host {
             format!("takes: {takes} {row:?}; has {:?}", self.table.get(&key))
         });
         if takes {
-            let told = self.table.get(&key).map_or(0, |old| old.told);
-            let row = Row { told, ..row };
+            let old = self.table.get(&key);
+            let told = old.map_or(0, |old| old.told);
+            let link = row.link.or(old.and_then(|old| old.link));
+            let row = Row { told, link, ..row };
             self.table.insert(key, row);
         }
         Ok(true)

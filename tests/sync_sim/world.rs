@@ -104,6 +104,8 @@ pub struct Session {
     pub quiet_until: u64,
     pub packets: Vec<u64>,
     pub timeout: u64,
+    /// It changed its home, and had no packets since.
+    pub is_heirloom: bool,
 }
 
 /// Every third session is a call, with a template.
@@ -422,6 +424,7 @@ impl World {
             let known = |key: &Key| self.hosts[heir].table.get(key).map_or(0, |r| r.deadline);
             let known = session.keys().iter().map(known).min().unwrap_or(0);
             session.packets = vec![known.saturating_sub(session.timeout)];
+            session.is_heirloom = true;
             session.home = heir;
             session.changed = self.now;
             // It is the dead one's until the dead one is known to be dead.
@@ -563,6 +566,7 @@ impl World {
             quiet_until: self.now,
             packets: Vec::new(),
             timeout,
+            is_heirloom: false,
         });
         self.next_session += 1;
         self.outcome.sessions += 1;
@@ -575,6 +579,11 @@ impl World {
         for key in session.keys() {
             let row = self.hosts[session.home].table.get(&key);
             if row.is_none_or(|r| r.deadline <= self.now) {
+                if session.is_heirloom {
+                    // What the dead one said last of its end was on its way.
+                    self.sessions.swap_remove(at);
+                    return Ok(());
+                }
                 return Err(format!(
                     "at {}: the home of {session:?} lost {key:?}: {row:?}",
                     self.now
@@ -594,6 +603,7 @@ impl World {
         let now = self.now;
         let session = &mut self.sessions[at];
         session.packets.push(now);
+        session.is_heirloom = false;
         if session.packets.len() > 64 {
             session.packets.drain(..32);
         }
@@ -645,6 +655,7 @@ impl World {
         let known = session.keys().iter().map(known).min().unwrap_or(0);
         let session = &mut self.sessions[at];
         session.packets = vec![known - session.timeout];
+        session.is_heirloom = true;
         session.home = to;
         session.changed = self.now;
         session.quiet_until = self.now + MARGIN + 250;

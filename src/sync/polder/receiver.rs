@@ -7,12 +7,14 @@
 //! Whoever skips a datagram is dirty, asks for digests of the buckets, and has those repaired that differ.
 
 mod apply;
+mod clock;
 mod order;
 
 use std::net::SocketAddr;
 
 use apply::Queues;
 pub use apply::{Apply, What};
+use clock::Clock;
 use order::Order;
 
 use super::mirror::{BucketSet, Digest, Mirror, flag, worth};
@@ -97,6 +99,7 @@ pub struct Receiver {
     pub welcomed: Tick,
     key: HashKey,
     order: Order,
+    clock: Clock,
     joiner: Joiner,
     mirror: Mirror,
     wants: Wants,
@@ -114,7 +117,9 @@ pub struct Receiver {
     refused: usize,
     /// Templates came since the last mark.
     new_templates: bool,
+    late_templates: bool,
     unlinked: usize,
+    linked: Tick,
     overflow: u64,
 }
 
@@ -144,6 +149,7 @@ impl Receiver {
             welcomed: now,
             key: who.key,
             order: Order::new(who.next_seq),
+            clock: Clock::default(),
             joiner: Joiner::default(),
             mirror: Mirror::new(entries_max),
             wants: Wants {
@@ -166,7 +172,9 @@ impl Receiver {
             installed: 0,
             refused: 0,
             new_templates: false,
+            late_templates: false,
             unlinked: 0,
+            linked: now,
             overflow: 0,
         }
     }
@@ -299,6 +307,7 @@ impl Receiver {
             return;
         }
         self.joiner.reset();
+        self.clock.leap();
         self.repairing = None;
         self.dirty = true;
         self.wants.vector = true;
@@ -363,7 +372,8 @@ impl Receiver {
     fn upsert(&mut self, now: Tick, seq: u64, entry: Entry) -> bool {
         let id = wire::id_of(&self.key, &entry);
         let worth = worth(wire::digest_of(&self.key, &entry), seq);
-        let deadline = now.plus(entry.remaining());
+        let age = self.clock.age(now);
+        let deadline = now.plus(entry.remaining().saturating_sub(age));
         let named = match self.repairing {
             Some(bucket) if bucket == wire::bucket_of(id) => flag::NAMED,
             _ => 0,
@@ -430,12 +440,13 @@ impl Receiver {
     }
 
     fn mark(&mut self, now: Tick, tick: u32, theirs: Digest) {
+        self.clock.mark(now, Tick(tick));
         self.marked = Some(Compared {
             tick,
             count: theirs.count,
             at: now,
         });
-        self.pass_is_over();
+        self.link(now);
         if self.mirror.digest() == theirs {
             self.agree(now, Tick(tick));
         } else if self.wants.buckets.is_empty() && !self.wants.vector {

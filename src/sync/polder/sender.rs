@@ -37,7 +37,7 @@ const VECTOR_EVERY: u32 = Tick::PER_SECOND / 5;
 /// Datagrams that wait to be repeated.
 const RESEND_MAX: usize = 2048;
 /// Marks whose counts are remembered.
-const MARKS_MAX: usize = 64;
+const MARKS_MAX: usize = 512;
 /// A shift of an entry's end that is told anyhow, in ticks.
 const SHIFT_MAX: u32 = 10 * Tick::PER_SECOND;
 /// How long before the end that was told a later one is told however little it moved, in ticks.
@@ -293,17 +293,24 @@ impl Sender {
 
     /// Tells of an entry; what it is worth then.
     fn tell(&mut self, now: Tick, entry: &Entry, remaining: u32) -> u64 {
+        self.stamp(now);
         while !self.builder.upsert(entry, remaining) {
             self.close();
         }
-        self.filled_at.get_or_insert(now);
         let digest = wire::digest_of(&self.key, entry);
-        worth(digest, self.seq_of_last(entry))
+        worth(digest, self.seq_of_last(is_long(entry)))
+    }
+
+    /// Sees to a mark of this tick in front of what is told in it, by which listeners know how old it is when it comes.
+    fn stamp(&mut self, now: Tick) {
+        if self.marked_at != now || self.marks.is_empty() {
+            self.put_mark(now);
+        }
     }
 
     /// The datagram that ends with the entry pushed last.
-    fn seq_of_last(&mut self, entry: &Entry) -> u64 {
-        if !is_long(entry) {
+    fn seq_of_last(&mut self, is_long: bool) -> u64 {
+        if !is_long {
             return self.ring.next_seq();
         }
         // It may go on in further datagrams, which have to be made to know their number.
@@ -329,6 +336,11 @@ impl Sender {
     }
 
     fn mark(&mut self, now: Tick) {
+        self.put_mark(now);
+        self.close();
+    }
+
+    fn put_mark(&mut self, now: Tick) {
         let digest = self.mirror.digest();
         self.put(
             now,
@@ -339,7 +351,6 @@ impl Sender {
                 versions: Versions::OURS,
             }),
         );
-        self.close();
         self.marked_at = now;
         if self.marks.len() >= MARKS_MAX {
             self.marks.pop_front();
@@ -434,25 +445,20 @@ impl Sender {
 
     /// Tells again of what is in a slot, unless that is of another bucket by now.
     fn retell(&mut self, now: Tick, at: u32, bucket: u8) {
+        self.stamp(now);
         let slot = self.mirror.slot(at);
         let Some(entry) = slot.entry().filter(|_| wire::bucket_of(slot.id) == bucket) else {
             return;
         };
-        let remaining = slot.deadline.since(now);
         let long = is_long(entry);
         let digest = wire::digest_of(&self.key, entry);
-        while !self.builder.upsert(entry, remaining) {
+        while !self.builder.upsert(entry, slot.deadline.since(now)) {
             if let Some(body) = self.builder.finish(self.ring.next_seq()) {
                 self.ring.push(body);
             }
         }
         self.filled_at.get_or_insert(now);
-        if long {
-            while !self.builder.is_empty() {
-                self.close();
-            }
-        }
-        let seq = self.ring.next_seq() - u64::from(long);
+        let seq = self.seq_of_last(long);
         self.mirror.revalue(at, worth(digest, seq));
         self.told.repaired += 1;
     }
