@@ -80,7 +80,7 @@ fn directors_keep_every_session_whatever_the_network_does() {
         "{outcome:?}"
     );
     assert!(
-        outcome.repaired > 0 && outcome.returned_ready > 0,
+        outcome.repaired > 0 && outcome.resent > 0 && outcome.returned_ready > 0,
         "{outcome:?}"
     );
 }
@@ -114,5 +114,5 @@ fn a_replay_window_that_lets_everything_in_is_found() {
 
 #[test]
 fn a_director_that_ignores_its_peers_death_is_found() {
-    assert!(found(Broken::Orphans) > 20);
+    assert!(found(Broken::Orphans) > 2);
 }

@@ -149,6 +149,22 @@ pub fn ready(world: &World, i: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether all that listen to one another agree by digest, have everything and are ready.
+pub fn agree(world: &World) -> bool {
+    let up = || world.hosts.iter().filter(|h| h.up);
+    up().all(|host| {
+        let tick = host.tick(world.now);
+        let listens = host.node.config().role != Role::Master;
+        let tells = |o: &&Host| o.boot() != host.boot() && o.node.config().role != Role::Backup;
+        host.node.is_ready(tick)
+            && up().filter(|o| listens && tells(o)).all(|other| {
+                host.node.receiver(other.boot()).is_some_and(|r| {
+                    r.agreed().is_some_and(|a| tick.since(a.at) < 100) && r.coverage() >= 1.0
+                })
+            })
+    })
+}
+
 /// After healing and some rest, all have the same and know it.
 pub fn converged(world: &World) -> Result<(), String> {
     for (i, host) in world.hosts.iter().enumerate().filter(|(_, h)| h.up) {
@@ -214,7 +230,7 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
         let has = other
             .table
             .get(key)
-            .is_some_and(|r| other.is_told(r, world.now));
+            .is_some_and(|r| r.told + 2 * INTERVAL + 10 >= world.now);
         if !has {
             return Err(format!(
                 "host {i} has {key:?} {row:?}, host {j} has {:?}",

@@ -332,8 +332,16 @@ impl World {
         }
         let healed = self.now;
         // Traffic goes on, then only what keeps sessions alive.
+        let mut agreed = None;
         while self.now < healed + 600 {
             self.tick()?;
+            if agreed.is_none() && check::agree(self) {
+                agreed = Some(self.now - healed);
+            }
+        }
+        if self.is_roomy() && self.broken == Broken::Nothing {
+            let took = agreed.ok_or("they did not agree within six seconds of healing")?;
+            self.outcome.heal_ticks_max = took;
         }
         self.plan.starts = 0;
         self.plan.migrations = 0;
@@ -358,6 +366,9 @@ impl World {
         let until = self.now + 1000;
         while self.now < until {
             self.tick()?;
+        }
+        for i in (0..self.hosts.len()).filter(|i| *i != victim) {
+            self.count(i);
         }
         Ok(())
     }
@@ -433,7 +444,16 @@ impl World {
         }
         self.sessions = rest;
         self.hosts[victim].up = false;
+        self.count(victim);
         Ok(())
+    }
+
+    /// Adds up what a process did.
+    fn count(&mut self, i: usize) {
+        if let Some(sender) = self.hosts[i].node.sender() {
+            self.outcome.resent += sender.told().resent;
+            self.outcome.repaired += sender.told().repaired;
+        }
     }
 
     fn restart(&mut self, i: usize) {
