@@ -9,36 +9,28 @@
 //! choosing the server and storing. Median and spread (10th and 90th percentile) over windows of
 //! 65,536 operations, in nanoseconds per operation.
 
-use std::hash::{BuildHasher, Hasher};
+mod figure;
+
 use std::hint::black_box;
 use std::time::Instant;
 
+use figure::{Figure, Keyed, WINDOW, shuffle, sizes};
 use hashbrown::HashMap;
 use polder::net::packet::proto;
 use polder::net::{Addr4, FlowKey, HashKey, Tick, V4};
 use polder::table::{Conn, ConnTable, Ends, Expiry, Method};
 
 const BURST: usize = 32;
-const WINDOW: usize = 65_536;
 /// Operations of each kind per number of flows, at least.
 const OPERATIONS: usize = 4_000_000;
 
 fn main() {
-    let asked: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let flows = if asked.is_empty() {
-        vec![1_000, 100_000, 1_000_000, 4_000_000]
-    } else {
-        asked
-    };
     println!("ns per operation: median (10th..90th percentile of windows)");
     println!(
         "{:>9} {:>22} {:>22} {:>22} {:>22} {:>22} {:>22}",
         "flows", "staged", "one by one", "hashbrown", "churn masq", "masq, fetched", "churn direct"
     );
-    for flows in flows {
+    for flows in sizes(&[1_000, 100_000, 1_000_000, 4_000_000]) {
         let cells = measure(flows);
         print!("{flows:>9}");
         cells
@@ -173,86 +165,6 @@ fn shuffled_keys(flows: usize) -> Vec<FlowKey<V4>> {
             }
         })
         .collect();
-    let mut seed = 1u64;
-    for i in (1..keys.len()).rev() {
-        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        keys.swap(i, (seed >> 33) as usize % (i + 1));
-    }
+    shuffle(&mut keys);
     keys
-}
-
-/// Nanoseconds per operation, by window.
-#[derive(Clone, Default)]
-struct Figure(Vec<f64>);
-
-impl Figure {
-    fn windows(&mut self, keys: &[FlowKey<V4>], mut run: impl FnMut(&[FlowKey<V4>])) {
-        let repeat = WINDOW.div_ceil(keys.len()).max(1);
-        for window in keys.chunks(WINDOW) {
-            let start = Instant::now();
-            (0..repeat).for_each(|_| run(window));
-            self.add(start, window.len() * repeat);
-        }
-    }
-
-    #[allow(clippy::cast_precision_loss)]
-    fn add(&mut self, start: Instant, operations: usize) {
-        self.0
-            .push(start.elapsed().as_nanos() as f64 / operations as f64);
-    }
-}
-
-impl std::fmt::Display for Figure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let at = |percent: usize| sorted[(sorted.len() - 1) * percent / 100];
-        write!(f, "{:.1} ({:.1}..{:.1})", at(50), at(10), at(90))
-    }
-}
-
-/// The table's own hash for `hashbrown`.
-#[derive(Clone)]
-struct Keyed(HashKey);
-
-impl BuildHasher for Keyed {
-    type Hasher = Fold;
-    fn build_hasher(&self) -> Fold {
-        Fold {
-            state: self.0.0[0],
-            key: self.0.0[1] | 1,
-        }
-    }
-}
-
-/// A multiply-fold hash over the key's fields.
-struct Fold {
-    state: u64,
-    key: u64,
-}
-
-impl Fold {
-    #[allow(clippy::cast_possible_truncation)]
-    fn word(&mut self, word: u64) {
-        let product = u128::from(self.state ^ word) * u128::from(self.key);
-        self.state = product as u64 ^ (product >> 64) as u64;
-    }
-}
-
-impl Hasher for Fold {
-    fn finish(&self) -> u64 {
-        self.state
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&b| self.word(u64::from(b)));
-    }
-    fn write_u8(&mut self, v: u8) {
-        self.word(u64::from(v));
-    }
-    fn write_u16(&mut self, v: u16) {
-        self.word(u64::from(v));
-    }
-    fn write_u32(&mut self, v: u32) {
-        self.word(u64::from(v));
-    }
 }

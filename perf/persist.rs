@@ -9,10 +9,13 @@
 //! - `quic`: the server id of a short-header packet by QUIC-LB.
 //! - `field`: a field of the payload.
 
+mod figure;
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use figure::Figure;
 use polder::persist::field::{Field, SessionKey, Unit, When};
 use polder::persist::quic::{QuicConfig, QuicId, QuicLb, SERVER_ID_MAX};
 use polder::persist::sip::{Scratch, call_id};
@@ -39,7 +42,7 @@ fn main() {
     println!("ns per message: median (least..most of {ROUNDS} rounds)");
     cases.iter().for_each(|case| println!("{case}"));
     for pair in cases.chunks(2).filter(|p| p[0].name.starts_with("call-id")) {
-        let ratio = pair[1].at(50) / pair[0].at(50);
+        let ratio = pair[1].rounds.at(50) / pair[0].rounds.at(50);
         println!("{}: the rival takes {ratio:.1} times as long", pair[0].name);
     }
 }
@@ -53,7 +56,7 @@ struct Case {
     messages: Vec<Vec<u8>>,
     find: Find,
     /// Nanoseconds per message, by round.
-    rounds: Vec<f64>,
+    rounds: Figure,
 }
 
 impl Case {
@@ -66,11 +69,10 @@ impl Case {
             name: name.to_owned(),
             messages: messages.to_vec(),
             find,
-            rounds: Vec::new(),
+            rounds: Figure::default(),
         }
     }
 
-    #[allow(clippy::cast_precision_loss)]
     fn round(&mut self) {
         let passes = MESSAGES.div_ceil(self.messages.len());
         let start = Instant::now();
@@ -79,21 +81,13 @@ impl Case {
                 black_box((self.find)(black_box(message)));
             }
         }
-        let messages = passes * self.messages.len();
-        self.rounds
-            .push(start.elapsed().as_nanos() as f64 / messages as f64);
-    }
-
-    fn at(&self, percent: usize) -> f64 {
-        let mut sorted = self.rounds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[(sorted.len() - 1) * percent / 100]
+        self.rounds.add(start, passes * self.messages.len());
     }
 }
 
 impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (median, least, most) = (self.at(50), self.at(0), self.at(100));
+        let (median, least, most) = (self.rounds.at(50), self.rounds.at(0), self.rounds.at(100));
         write!(f, "{:<44} {median:>7.1} ({least:.1}..{most:.1})", self.name)
     }
 }

@@ -1,18 +1,24 @@
-//! What messages of the `ipvs` sync format cost: records encoded into messages, decoded and judged per second.
+//! What state sync costs on one core: records encoded and decoded per second, and the envelope of the `polder` format.
 //!
-//! `cargo bench --no-default-features --bench sync`: for connections of IPv4 and IPv6 and templates with a Call-ID of 42
-//! bytes, in version 1 and, where it can carry them, version 0, in messages of 1,472 bytes. `decode` is everything up to
-//! what is to be installed. Median, 10th and 90th percentile over windows of 65,536 records, in millions of records per
-//! second, on one core.
+//! `cargo bench --no-default-features --bench sync`, medians with 10th and 90th percentiles over windows:
+//! - the `ipvs` format: connections of IPv4 and IPv6 and templates with a Call-ID of 42 bytes, in version 1 and, where it
+//!   can carry them, version 0, in messages of 1,472 bytes. `decode` is everything up to what is to be installed;
+//! - the `polder` format: the same, connections with and without the id of a template, in bodies of datagrams of 1,472
+//!   bytes; and the id and the digest of an entry;
+//! - its envelope: a datagram of 1,400 bytes sealed and opened, and the cost of one that is forged.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use polder::net::{Addr4, Addr6};
+use polder::net::{Addr4, Addr6, Af, HashKey};
 use polder::sync::backup::{Terms, accept};
+use polder::sync::entry::{ConnEntry, Entry, EntryId, ServiceName, TemplateEntry};
 use polder::sync::ipvs::{
     AnyEnds, Builder, ConnRecord, Engine, MAX_LEN_V4, Receiver, Record, Version, flag,
 };
+use polder::sync::polder::Keys;
+use polder::sync::polder::seal::{self, Sealer};
+use polder::sync::polder::wire::{self, Kind as Message, Record as Told, StreamBuilder};
 use polder::table::{Ends, StateTimeouts};
 
 const WINDOW: usize = 65_536;
@@ -64,7 +70,13 @@ fn record(i: u16, kind: Kind) -> Record<'static> {
 }
 
 fn main() {
-    println!("million records per second: median (10th..90th percentile of windows)");
+    ipvs_records();
+    polder_records();
+    polder_envelope();
+}
+
+fn ipvs_records() {
+    println!("ipvs format, million records per second: median (10th..90th percentile of windows)");
     println!(
         "{:<16} {:>7} {:>24} {:>24}",
         "records", "version", "encode", "decode"
@@ -138,4 +150,156 @@ fn windows(mut run: impl FnMut() -> usize) -> String {
     rates.sort_by(f64::total_cmp);
     let at = |percent: usize| rates[percent * (WINDOWS - 1) / 100];
     format!("{:.1} ({:.1}..{:.1})", at(50), at(10), at(90))
+}
+
+/// The same entries for the other format.
+fn entry(i: u16, kind: Kind, linked: bool) -> Entry {
+    let record = record(i, kind);
+    let conn = record.entry();
+    let entry = ConnEntry {
+        ends: conn.ends,
+        mark: 0,
+        state: 1,
+        flags: 0x100,
+        timeout: 30_000,
+        remaining: 29_000,
+        template: linked.then_some(EntryId(u128::from(i) << 64)),
+    };
+    let Kind::Call = kind else {
+        return Entry::Conn(entry);
+    };
+    let [_, virtual_, dest] = conn.ends.all();
+    let mut data = *CALL_ID;
+    data[..2].copy_from_slice(&i.to_be_bytes());
+    Entry::Template(Box::new(TemplateEntry {
+        service: ServiceName::Address {
+            proto: 17,
+            addr: virtual_.ip(),
+            port: virtual_.port(),
+        },
+        af: Af::V4,
+        proto: 17,
+        client: [0; 16],
+        vaddr: [0; 16],
+        vport: virtual_.port(),
+        data: Some(data.into()),
+        dest,
+        timeout: 30_000,
+        remaining: 29_000,
+        assured: true,
+    }))
+}
+
+fn polder_records() {
+    println!("\npolder format, million records per second");
+    println!(
+        "{:<16} {:>24} {:>24} {:>24}",
+        "records", "encode", "decode", "id and digest"
+    );
+    for (name, kind, linked) in [
+        ("IPv4", Kind::V4, false),
+        ("IPv4 linked", Kind::V4, true),
+        ("IPv6 linked", Kind::V6, true),
+        ("IPv4 Call-ID", Kind::Call, false),
+    ] {
+        let entries: Vec<_> = (0..u16::MAX).map(|i| entry(i, kind, linked)).collect();
+        let mut bodies = Vec::new();
+        tell(&entries, |body| bodies.push(body.to_vec()));
+        let encoded = windows(|| {
+            tell(&entries, |body| {
+                black_box(body);
+            })
+        });
+        let decoded = windows(|| bodies.iter().map(|body| hear(body)).sum());
+        let key = HashKey([1, 2, 3, 4]);
+        let hashed = windows(|| {
+            for entry in &entries {
+                black_box((wire::id_of(&key, entry), wire::digest_of(&key, entry)));
+            }
+            entries.len()
+        });
+        println!("{name:<16} {encoded:>24} {decoded:>24} {hashed:>24}");
+    }
+}
+
+/// Encodes a window of entries; says how many.
+fn tell(entries: &[Entry], mut send: impl FnMut(&[u8])) -> usize {
+    let mut builder = StreamBuilder::new(MAX_LEN_V4);
+    let mut seq = 0;
+    for entry in entries {
+        while !builder.upsert(entry, 28_000) {
+            seq += 1;
+            builder.finish(seq).into_iter().for_each(&mut send);
+        }
+    }
+    builder.finish(seq + 1).into_iter().for_each(&mut send);
+    entries.len()
+}
+
+/// Decodes a body; says how many entries it has.
+fn hear(body: &[u8]) -> usize {
+    let Ok(wire::Message::Stream(stream)) = wire::decode(Message::Stream, body) else {
+        panic!("no stream");
+    };
+    let mut heard = 0;
+    for record in stream.records() {
+        if let Told::Upsert(entry) = record.expect("a record") {
+            black_box(entry);
+            heard += 1;
+        }
+    }
+    heard
+}
+
+/// Datagrams of one window.
+const DATAGRAMS: usize = 2000;
+
+fn polder_envelope() {
+    let text = format!("1 {}", "0123456789abcdef".repeat(4));
+    let keys = Keys::parse(&text).expect("a good key");
+    let body = vec![7; 1400 - seal::OVERHEAD];
+    println!("\npolder envelope, nanoseconds for a datagram of 1,400 bytes");
+    println!(
+        "{:<16} {:>22} {:>22} {:>22}",
+        "", "seal", "open", "reject a forged one"
+    );
+    for (name, encrypt) in [("authenticated", false), ("encrypted", true)] {
+        let mut sealer = Sealer::new(5, keys.clone());
+        let mut out = Vec::new();
+        let sealed = each(|| {
+            sealer.seal(Message::Stream, 0, encrypt, &body, &mut out);
+            black_box(&out);
+        });
+        let good = out.clone();
+        let mut datagram = good.clone();
+        let opened = each(|| {
+            datagram.copy_from_slice(&good);
+            black_box(seal::open(&keys, &mut datagram)).expect("it is genuine");
+        });
+        let mut forged = good.clone();
+        forged[700] ^= 1;
+        let rejected = each(|| {
+            black_box(seal::open(&keys, &mut forged)).expect_err("it is forged");
+        });
+        println!("{name:<16} {sealed:>22} {opened:>22} {rejected:>22}");
+    }
+    let mut noise = vec![0x5a; 1400];
+    let noise = each(|| {
+        black_box(seal::open(&keys, &mut noise)).expect_err("it is noise");
+    });
+    println!("{:<16} {:>22} {:>22} {noise:>22}", "noise", "", "");
+}
+
+/// Nanoseconds of one `run` over windows.
+fn each(mut run: impl FnMut()) -> String {
+    let mut costs: Vec<f64> = (0..WINDOWS)
+        .map(|_| {
+            let start = Instant::now();
+            (0..DATAGRAMS).for_each(|_| run());
+            start.elapsed().as_secs_f64() * 1e9 / DATAGRAMS as f64
+        })
+        .collect();
+    costs.sort_by(f64::total_cmp);
+    let at = |percent: usize| costs[percent * (WINDOWS - 1) / 100];
+    format!("{:.0} ({:.0}..{:.0})", at(50), at(10), at(90))
 }

@@ -7,17 +7,19 @@
 //! sweep of a full table of which nothing is due. Median and spread (10th and 90th percentile) over
 //! windows of 65,536 look-ups in nanoseconds, and the maps' median over the staged one.
 
+mod figure;
+
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use figure::{Figure, Keyed, shuffle, sizes};
 use polder::net::{Af, HashKey, Tick};
 use polder::table::{DestId, NewTemplate, Origin, ServiceId, TemplateKey, Templates};
 
 const BURST: usize = 32;
-const WINDOW: usize = 65_536;
 const SHARDS: usize = 64;
 /// Bytes of a Call-ID.
 const CALL_ID: usize = 42;
@@ -25,21 +27,12 @@ const CALL_ID: usize = 42;
 const OPERATIONS: usize = 4_000_000;
 
 fn main() {
-    let asked: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let sizes = if asked.is_empty() {
-        vec![100_000, 1_000_000]
-    } else {
-        asked
-    };
     println!("ns per look-up: median (10th..90th percentile of windows)");
     println!(
         "{:>9} {:>8} {:>22} {:>22} {:>24} {:>7} {:>10}",
         "templates", "key", "staged", "one by one", "locked maps", "ratio", "sweep, µs"
     );
-    for templates in sizes {
+    for templates in sizes(&[100_000, 1_000_000]) {
         for call_ids in [false, true] {
             measure(templates, call_ids);
         }
@@ -73,7 +66,7 @@ fn measure(templates: usize, call_ids: bool) {
         figures[1].windows(&all, |keys| one_by_one(&table, keys));
         figures[2].windows(&all, |keys| maps.look_up(keys));
     }
-    let ratio = figures[2].median() / figures[0].median();
+    let ratio = figures[2].at(50) / figures[0].at(50);
     let [staged, one_by_one, maps] = figures.map(|f| f.to_string());
     let of = if call_ids { "Call-ID" } else { "address" };
     println!(
@@ -184,82 +177,6 @@ impl Maps {
         for key in keys {
             let map = self.shard(key).lock().expect("one thread");
             black_box(*map.get(key).expect("there"));
-        }
-    }
-}
-
-fn shuffle(keys: &mut [Owned]) {
-    let mut seed = 1u64;
-    for i in (1..keys.len()).rev() {
-        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        keys.swap(i, (seed >> 33) as usize % (i + 1));
-    }
-}
-
-/// Nanoseconds per operation, by window.
-#[derive(Default)]
-struct Figure(Vec<f64>);
-
-impl Figure {
-    #[allow(clippy::cast_precision_loss)]
-    fn windows(&mut self, keys: &[Owned], mut run: impl FnMut(&[Owned])) {
-        for window in keys.chunks(WINDOW) {
-            let start = Instant::now();
-            run(window);
-            self.0
-                .push(start.elapsed().as_nanos() as f64 / window.len() as f64);
-        }
-    }
-
-    fn median(&self) -> f64 {
-        self.at(50)
-    }
-
-    fn at(&self, percent: usize) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[(sorted.len() - 1) * percent / 100]
-    }
-}
-
-impl std::fmt::Display for Figure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (low, high) = (self.at(10), self.at(90));
-        write!(f, "{:.1} ({low:.1}..{high:.1})", self.median())
-    }
-}
-
-/// A keyed hash of the table's kind for the maps.
-#[derive(Clone)]
-struct Keyed(HashKey);
-
-impl BuildHasher for Keyed {
-    type Hasher = Fold;
-    fn build_hasher(&self) -> Fold {
-        Fold {
-            state: self.0.0[0],
-            key: self.0.0[1] | 1,
-        }
-    }
-}
-
-/// A multiply-fold hash.
-struct Fold {
-    state: u64,
-    key: u64,
-}
-
-impl Hasher for Fold {
-    fn finish(&self) -> u64 {
-        self.state
-    }
-    #[allow(clippy::cast_possible_truncation)]
-    fn write(&mut self, bytes: &[u8]) {
-        for part in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            let product = u128::from(self.state ^ u64::from_le_bytes(word)) * u128::from(self.key);
-            self.state = product as u64 ^ (product >> 64) as u64;
         }
     }
 }

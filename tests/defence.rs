@@ -4,19 +4,16 @@
 mod bed;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bed::*;
 use polder::forward::defence::{Mode, Sysctls};
-use polder::forward::defs::{Grouping, OnNoKey, Persistence};
 use polder::forward::{DestDef, ServiceDef, Setup, Timeouts};
 use polder::net::build::verify;
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
 use polder::table::Method;
 use polder::worker::assemble::Sizes;
-use polder::worker::lockstep::Lockstep;
 use proptest::prelude::*;
 
 const SYN: u8 = tcp_flags::SYN;
@@ -25,10 +22,6 @@ const FIN: u8 = tcp_flags::FIN;
 const RST: u8 = tcp_flags::RST;
 
 const DNS: &str = "198.51.100.1:53";
-
-fn client(n: u16) -> SocketAddr {
-    SocketAddr::new(ip("203.0.113.9"), 10_000 + n)
-}
 
 fn guarded(services: Vec<ServiceDef>, sysctls: Sysctls) -> Setup {
     Setup {
@@ -80,11 +73,6 @@ impl Bed {
 
     fn udp(&mut self, n: u16) -> Out {
         self.client(&from_client().udp(client(n), at(DNS), b"q"))
-    }
-
-    fn pass(&mut self, seconds: u32) {
-        self.now = self.now.plus(sec(seconds).0);
-        self.bed.advance(self.now);
     }
 
     fn ports(&mut self) -> Vec<u16> {
@@ -214,10 +202,7 @@ mod drop_packet {
         };
         let mut setup = guarded(vec![dns()], sysctls);
         setup.timeouts.udp = Duration::from_secs(30);
-        let mut bed = Bed {
-            bed: Lockstep::new(&setup, 1, &sizes).expect("workers"),
-            now: sec(0),
-        };
+        let mut bed = Bed::sized(&setup, 1, &sizes);
         (0..60).for_each(|n| assert_eq!(bed.udp(n).len(), 1));
         bed.pass(2);
         assert_eq!(bed.bed.plane().free_entries(), 40);
@@ -277,6 +262,18 @@ mod drop_entry {
             },
             1,
         )
+    }
+
+    /// With a defence that holds from the beginning, in some mode.
+    fn watched(drop_entry: Mode, amemthresh: u64) -> Bed {
+        let sysctls = Sysctls {
+            drop_entry,
+            amemthresh,
+            ..Sysctls::default()
+        };
+        let mut setup = guarded(vec![dns()], sysctls);
+        setup.timeouts = patient();
+        Bed::with(&setup, 1)
     }
 
     /// Reply of the only server.
@@ -369,18 +366,7 @@ mod drop_entry {
     #[test]
     fn nothing_ends_when_it_is_off_or_memory_is_there() {
         for mode in [Mode::Off, Mode::Automatic] {
-            let sysctls = Sysctls {
-                drop_entry: mode,
-                amemthresh: 4000,
-                ..Sysctls::default()
-            };
-            let mut bed = Bed::with(
-                &Setup {
-                    timeouts: patient(),
-                    ..guarded(vec![dns()], sysctls)
-                },
-                1,
-            );
+            let mut bed = watched(mode, 4000);
             (0..50).for_each(|n| {
                 bed.udp(n);
             });
@@ -391,18 +377,7 @@ mod drop_entry {
 
     #[test]
     fn automatic_mode_works_until_there_is_memory_again() {
-        let sysctls = Sysctls {
-            drop_entry: Mode::Automatic,
-            amemthresh: 3096,
-            ..Sysctls::default()
-        };
-        let mut bed = Bed::with(
-            &Setup {
-                timeouts: patient(),
-                ..guarded(vec![dns()], sysctls)
-            },
-            1,
-        );
+        let mut bed = watched(Mode::Automatic, 3096);
         (0..2000).for_each(|n| {
             bed.udp(n);
         });
@@ -414,14 +389,7 @@ mod drop_entry {
 
     fn persistent() -> ServiceDef {
         ServiceDef {
-            persistence: Some(Persistence {
-                timeout: Duration::from_secs(86_400),
-                grouping: Grouping::Mask4(u32::MAX),
-                engine: None,
-                on_no_key: OnNoKey::Fallback,
-                max_templates: 0,
-                max_per_client: 0,
-            }),
+            persistence: Some(persistence(86_400)),
             ..service(proto::TCP, VIP, vec![dest("10.0.0.11", 8080)])
         }
     }
@@ -734,16 +702,31 @@ mod limit {
     }
 
     #[test]
+    fn what_sloppy_tcp_lets_begin_a_connection_counts_against_the_limit() {
+        let sloppy = |method| {
+            let mut setup = setup(web(method, 5));
+            setup.switches.sloppy_tcp = true;
+            setup
+        };
+        let mut bed = Bed::with(&sloppy(Method::Masq), 1);
+        let passed = (0..20).filter(|n| !bed.tcp(*n, ACK).is_empty()).count();
+        assert_eq!((passed, bed.drops()), (5, [("overload", 15)].into()));
+        let mut bed = Bed::with(&sloppy(Method::Direct), 1);
+        let first: Vec<u8> = (0..20).map(|n| server_of(&bed.tcp(n, ACK))).collect();
+        assert_eq!(bed.ports(), [0, 1, 2, 3, 4]);
+        assert_eq!(unremembered(&bed), 15);
+        bed.pass(1);
+        for n in (0..20).rev() {
+            assert_eq!(server_of(&bed.tcp(n, ACK)), first[usize::from(n)]);
+        }
+        assert_eq!(bed.ports(), [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]);
+        bed.check_identity();
+    }
+
+    #[test]
     fn a_persistent_flow_above_the_limit_is_refused() {
         let service = ServiceDef {
-            persistence: Some(Persistence {
-                timeout: Duration::from_secs(60),
-                grouping: Grouping::Mask4(u32::MAX),
-                engine: None,
-                on_no_key: OnNoKey::Fallback,
-                max_templates: 0,
-                max_per_client: 0,
-            }),
+            persistence: Some(persistence(60)),
             ..web(Method::Direct, 5).remove(0)
         };
         let mut bed = Bed::new(vec![service]);

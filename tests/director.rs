@@ -6,13 +6,12 @@ use std::net::SocketAddr;
 
 use bed::*;
 use polder::forward::DestDef;
+use polder::net::Mac;
 use polder::net::build::{Frame, verify};
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
-use polder::net::{Mac, Tick};
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::Sizes;
-use polder::worker::lockstep::Lockstep;
 
 #[test]
 fn a_tcp_connection_is_masqueraded_both_ways() {
@@ -526,10 +525,7 @@ fn the_full_table_drops_new_flows_and_keeps_established_ones() {
         ..SIZES
     };
     let s = setup(tcp_service());
-    let mut bed = Bed {
-        bed: Lockstep::new(&s, 1, &sizes).expect("workers"),
-        now: Tick(0),
-    };
+    let mut bed = Bed::sized(&s, 1, &sizes);
     let client = |n: u16| SocketAddr::new(ip("203.0.113.9"), 40_000 + n);
     for n in 0..8 {
         bed.client(&from_client().tcp(client(n), at(VIP), tcp_flags::SYN, 1, b""));
@@ -563,19 +559,5 @@ fn hostile_frames_never_panic_and_always_meet_one_fate() {
         1,
         b"payload",
     );
-    for cut in 0..good.len() {
-        bed.client(&good[..cut]);
-    }
-    for i in 0..good.len() {
-        for bit in 0..8 {
-            let mut bad = good.clone();
-            bad[i] ^= 1 << bit;
-            bed.client(&bad);
-            bed.server(&bad);
-        }
-    }
-    bed.bed.finish();
-    bed.check_identity();
-    bed.taken();
-    assert_eq!(bed.bed.buffers_in_use(), 0);
+    bed.endure(&good);
 }

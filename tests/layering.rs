@@ -11,8 +11,11 @@ const RULES: &[(&str, &[&str])] = &[
     ("persist", &["net", "table"]),
     ("sched", &["net", "table"]),
     ("sync", &["net", "table"]),
-    ("forward", &["net", "table", "sched", "persist"]),
-    ("config", &["net", "table", "sched", "persist", "forward"]),
+    ("forward", &["net", "table", "sched", "persist", "sync"]),
+    (
+        "config",
+        &["net", "table", "sched", "persist", "sync", "forward"],
+    ),
     ("io", &["net"]),
     ("worker", &["net", "table", "forward", "sync", "io"]),
     (

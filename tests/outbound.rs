@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use polder::forward::{
-    Egress, Fib, FibInput, NeighbourDef, Pieces, PortDef, PortId, Sink, Verdict,
+    Egress, Fib, FibInput, NeighbourDef, Piece, Pieces, PortDef, PortId, Sink, Verdict,
 };
 use polder::io::mem::{MemBuf, MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{Frame, fragment, verify};
-use polder::net::{DropReason, HashKey, Mac, PacketBuf, Tick};
+use polder::net::{DropReason, HashKey, Mac, PacketBuf, Tick, parse};
 use polder::worker::{Moved, Outbound, Owed, Ring, Wiring, WorkerShared};
 
 const BUFFERS: usize = 256;
@@ -71,10 +71,29 @@ impl Bench {
         buf
     }
 
+    /// A fragment of an IPv4 datagram without options.
+    fn piece(&self, frame: &[u8]) -> Piece<MemBuf> {
+        let header = 14 + 20;
+        Piece {
+            buf: self.buf(frame),
+            ingress: PORT,
+            payload: header,
+            len: u16::try_from(frame.len()).expect("a frame") - header,
+            offset: (u16::from_be_bytes([frame[20], frame[21]]) & 0x1fff) * 8,
+        }
+    }
+
     fn accept(&mut self, frame: &[u8], verdict: Verdict) {
         let buf = self.buf(frame);
         self.given += 1;
         self.out.accept(PORT, buf, verdict);
+    }
+
+    fn collect(&mut self, frame: &[u8]) {
+        let buf = self.buf(frame);
+        self.given += 1;
+        let packet = parse(frame).expect("a whole frame");
+        self.out.collect(PORT, buf, &packet);
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
@@ -110,8 +129,18 @@ fn hop(n: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, n])
 }
 
+fn wait(next_hop: IpAddr) -> Verdict {
+    Verdict::Wait {
+        port: PORT,
+        next_hop,
+    }
+}
+
+fn at(s: &str) -> SocketAddr {
+    s.parse().expect("address and port")
+}
+
 fn udp(from: &str, to: &str, payload: usize) -> Vec<u8> {
-    let at = |s: &str| -> SocketAddr { s.parse().expect("address and port") };
     Frame::new().udp(at(from), at(to), &vec![7; payload])
 }
 
@@ -267,13 +296,7 @@ fn punts_are_limited_by_the_ring_and_by_their_rate() {
 fn a_packet_waits_for_its_neighbour_and_is_sent_when_it_is_known() {
     let mut bench = Bench::new(Has::default());
     let next_hop = hop(1);
-    bench.accept(
-        &small(),
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.accept(&small(), wait(next_hop));
     assert_eq!(bench.shared.counters.held.get(), 1);
     bench.out.begin(Tick(Tick::PER_SECOND));
     bench.out.sweep_waiting(&fib(1, &[]));
@@ -293,13 +316,7 @@ fn a_packet_waits_for_its_neighbour_and_is_sent_when_it_is_known() {
 fn a_neighbour_that_does_not_answer_costs_the_packet() {
     let mut bench = Bench::new(Has::default());
     let next_hop = hop(1);
-    bench.accept(
-        &small(),
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.accept(&small(), wait(next_hop));
     bench.out.begin(Tick(3 * Tick::PER_SECOND));
     bench.out.sweep_waiting(&fib(1, &[]));
     assert_eq!(bench.dropped(DropReason::NeighbourUnresolved), 1);
@@ -311,13 +328,7 @@ fn few_packets_wait_for_few_neighbours() {
     let mut bench = Bench::new(Has::default());
     for _ in 0..20 {
         let next_hop = hop(1);
-        bench.accept(
-            &small(),
-            Verdict::Wait {
-                port: PORT,
-                next_hop,
-            },
-        );
+        bench.accept(&small(), wait(next_hop));
     }
     assert_eq!(
         bench.dropped(DropReason::NeighbourQueueFull),
@@ -326,13 +337,7 @@ fn few_packets_wait_for_few_neighbours() {
     );
     for n in 2..70 {
         let next_hop = hop(n);
-        bench.accept(
-            &small(),
-            Verdict::Wait {
-                port: PORT,
-                next_hop,
-            },
-        );
+        bench.accept(&small(), wait(next_hop));
     }
     assert_eq!(
         bench.dropped(DropReason::NeighbourQueueFull),
@@ -346,21 +351,9 @@ fn few_packets_wait_for_few_neighbours() {
 fn what_waits_at_the_end_is_dropped() {
     let mut bench = Bench::new(Has::default());
     let next_hop = hop(1);
-    bench.accept(
-        &small(),
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.accept(&small(), wait(next_hop));
     let own = bench.buf(&small());
-    bench.out.send_own(
-        own,
-        Verdict::Wait {
-            port: PORT,
-            next_hop,
-        },
-    );
+    bench.out.send_own(own, wait(next_hop));
     bench.out.drop_waiting();
     assert_eq!(bench.shared.counters.held.get(), 0);
     assert_eq!(bench.dropped(DropReason::NeighbourUnresolved), 1);
@@ -406,7 +399,6 @@ fn a_packet_larger_than_the_mtu_leaves_in_valid_pieces() {
 #[test]
 fn what_must_not_be_split_is_too_big() {
     let mut bench = Bench::new(Has::default());
-    let at = |s: &str| -> SocketAddr { s.parse().expect("address and port") };
     let whole =
         Frame::new()
             .dont_fragment()
@@ -422,7 +414,6 @@ fn what_must_not_be_split_is_too_big() {
 #[test]
 fn padding_does_not_make_a_packet_too_big() {
     let mut bench = Bench::new(Has::default());
-    let at = |s: &str| -> SocketAddr { s.parse().expect("address and port") };
     for (from, to) in [
         ("192.0.2.2:1000", "192.0.2.100:53"),
         ("[2001:db8::2]:1000", "[2001:db8::1]:53"),
@@ -475,9 +466,10 @@ fn datagrams_that_another_worker_hands_over_one_after_the_other_stay_apart() {
         let [first, second] = &pieces(port)[..] else {
             panic!("two")
         };
-        let (first, second) = (bench.buf(first), bench.buf(second));
-        bench.out.arrive(1, PORT, first, false);
-        bench.out.arrive(1, PORT, second, true);
+        for (frame, last) in [(first, false), (second, true)] {
+            let piece = bench.piece(frame);
+            bench.out.arrive(1, piece, last);
+        }
     }
     let (mut got, mut message) = (Pieces::new(), Vec::new());
     for port in [1000u16, 1001, 1002] {
@@ -492,13 +484,45 @@ fn datagrams_that_another_worker_hands_over_one_after_the_other_stay_apart() {
 }
 
 #[test]
+fn what_has_come_of_a_datagram_is_held_and_dropped_at_the_end() {
+    let mut bench = Bench::new(Has::default());
+    let held = |bench: &Bench| {
+        let c = &bench.shared.counters;
+        (c.held.get(), c.fragments_held.get())
+    };
+    let [first, second] = &pieces(1000)[..] else {
+        panic!("two")
+    };
+    bench.given = 3;
+    for (n, (frame, last)) in [(first, false), (second, true), (first, false)]
+        .into_iter()
+        .enumerate()
+    {
+        let piece = bench.piece(frame);
+        bench.out.arrive(1, piece, last);
+        assert_eq!(held(&bench), (n as u64 + 1, n as u64 + 1));
+    }
+    let (mut got, mut message) = (Pieces::new(), Vec::new());
+    assert!(bench.out.next_datagram(&mut got, &mut message).is_some());
+    assert_eq!(held(&bench), (1, 1), "the half one");
+    for piece in got {
+        let verdict = Verdict::Transmit(egress(1500));
+        bench.out.accept(piece.ingress, piece.buf, verdict);
+    }
+    bench.out.drop_waiting();
+    assert_eq!(held(&bench), (0, 0));
+    assert_eq!(bench.dropped(DropReason::FragmentTimeout), 1);
+    assert_eq!(bench.end().len(), 2);
+}
+
+#[test]
 fn a_datagram_is_handed_over_whole_or_not_at_all() {
     let mut bench = Bench::new(Has::default());
     let other = bench.buf(&small());
     assert!(bench.to_other.push(Moved::Rx(PORT, other)).is_ok());
     let bufs = |bench: &Bench| -> Pieces<MemBuf> {
         let all = pieces(7);
-        all.iter().map(|f| (PORT, bench.buf(f))).collect()
+        all.iter().map(|f| bench.piece(f)).collect()
     };
     // One place is left for two fragments.
     let mut two = bufs(&bench);
@@ -511,10 +535,25 @@ fn a_datagram_is_handed_over_whole_or_not_at_all() {
     bench.out.hand_over_datagram(1, &mut two);
     bench.given = 4;
     let last = |moved| match moved {
-        Some(Moved::Piece { last, .. }) => last,
+        Some(Moved::Piece(_, last)) => last,
         other => panic!("{other:?}"),
     };
     let popped = [bench.to_other.pop(), bench.to_other.pop()].map(last);
     assert_eq!(popped, [false, true]);
+    bench.end();
+}
+
+#[test]
+fn a_datagram_that_was_refused_is_forgotten_after_its_time() {
+    let mut bench = Bench::new(Has::default());
+    let whole = udp("198.51.100.1:1000", "192.0.2.9:9", 2000);
+    for mtu in [1500, 600] {
+        bench.collect(&fragment(&whole, mtu)[0]);
+    }
+    assert_eq!(bench.dropped(DropReason::FragmentOverlap), 2);
+    bench.out.begin(Tick(30 * Tick::PER_SECOND - 1));
+    assert_eq!(bench.out.expire_fragments(), 0);
+    bench.out.begin(Tick(30 * Tick::PER_SECOND));
+    assert_eq!(bench.out.expire_fragments(), 1, "no frame of it is held");
     bench.end();
 }

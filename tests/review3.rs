@@ -7,60 +7,23 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use bed::*;
-use polder::forward::defs::{Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, ServiceKind};
+use polder::forward::defs::{Grouping, MarkRule, OnServerDown, Persistence, ServiceKind};
 use polder::forward::{PortId, Prefix, Registry, ServiceDef, Setup};
 use polder::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
 use polder::net::build::{fragment, verify};
 use polder::net::packet::{proto, tcp_flags};
-use polder::net::{Af, DropReason, Tick, V4};
+use polder::net::{Af, BURST, DropReason, Tick, V4};
 use polder::persist::{Engine, Field, PayloadKey, QuicConfig, QuicLb, SessionKey, Unit, When};
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::{self, PortParts, Sizes};
-use polder::worker::lockstep::{Lockstep, static_snapshot};
-use polder::worker::{Plane, Worker, list_templates};
+use polder::worker::lockstep::static_snapshot;
+use polder::worker::{Plane, SyncDuty, Worker, list_templates};
 
-const SIP_VIP: &str = "198.51.100.1:5060";
 const VPN: &str = "198.51.100.1:1194";
-
-fn persistence(secs: u64) -> Persistence {
-    Persistence {
-        timeout: Duration::from_secs(secs),
-        grouping: Grouping::Mask4(u32::MAX),
-        engine: None,
-        on_no_key: OnNoKey::Fallback,
-        max_templates: 0,
-        max_per_client: 0,
-    }
-}
-
-fn servers(port: u16) -> Vec<polder::forward::DestDef> {
-    (11..=13)
-        .map(|n| dest(&format!("10.0.0.{n}"), port))
-        .collect()
-}
-
-/// UDP, one-packet, any client, by Call-ID.
-fn sip_service() -> ServiceDef {
-    ServiceDef {
-        one_packet: true,
-        persistence: Some(Persistence {
-            grouping: Grouping::Mask4(0),
-            engine: Some(Engine::Sip),
-            ..persistence(60)
-        }),
-        ..service(proto::UDP, SIP_VIP, servers(5060))
-    }
-}
-
-fn sip(call: &str) -> Vec<u8> {
-    format!("INVITE sip:b@example.com SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nCall-ID: {call}\r\nCSeq: 1 INVITE\r\n\r\n")
-        .into_bytes()
-}
 
 fn keyed(when: Option<When>, offset: u32, length: u32) -> ServiceDef {
     ServiceDef {
@@ -94,56 +57,6 @@ fn record(kind: u8, cid: u32) -> Vec<u8> {
     r
 }
 
-fn client(n: u16) -> SocketAddr {
-    SocketAddr::new(ip("203.0.113.9"), 10_000 + n)
-}
-
-fn sized(setup: &Setup, workers: usize, sizes: &Sizes) -> Bed {
-    Bed {
-        bed: Lockstep::new(setup, workers, sizes).expect("workers"),
-        now: Tick(0),
-    }
-}
-
-impl Bed {
-    fn to(&mut self, frame: &[u8]) -> SocketAddr {
-        let out = self.client(frame);
-        assert_eq!(out.len(), 1, "one frame leaves; drops: {:?}", self.drops());
-        assert_eq!(out[0].0, LAN);
-        ends(&out[0].1).1
-    }
-
-    fn datagram(&mut self, from: SocketAddr, to: &str, payload: &[u8]) -> SocketAddr {
-        self.to(&from_client().udp(from, at(to), payload))
-    }
-
-    fn pass(&mut self, secs: u32) {
-        self.now = self.now.plus(secs * 100);
-        self.bed.advance(self.now);
-    }
-
-    /// Shared counts are what a walk of the tables gives.
-    fn check_counts(&mut self) {
-        let snapshot = self.bed.snapshot();
-        let templates = self.bed.templates();
-        for dest in snapshot.services.dests.iter().flatten() {
-            let walked = self.bed.walk(dest.id);
-            let counted = (dest.shared.active(), dest.shared.total());
-            assert_eq!(counted, walked, "{}", dest.name);
-            let bound = templates.iter().filter(|t| t.dest == dest.id).count();
-            let counted = dest.shared.persistent() as usize;
-            assert_eq!(counted, bound, "templates of {}", dest.name);
-        }
-        let connections = self.bed.connections();
-        for t in &templates {
-            let own = connections.iter().filter(|c| c.template == t.at.index);
-            assert_eq!(t.controlled as usize, own.count());
-        }
-        assert_eq!(self.bed.buffers_in_use() as u64, self.sum(|c| c.held.get()));
-        self.check_identity();
-    }
-}
-
 fn no_templates() -> Sizes {
     Sizes {
         templates: 0,
@@ -158,7 +71,7 @@ fn a_session_whose_server_its_5_tuple_chose_stays_there_without_room_for_a_templ
             scheduler: scheduler.into(),
             ..dtls_service()
         };
-        let mut bed = sized(&setup(vec![service]), 1, &no_templates());
+        let mut bed = Bed::sized(&setup(vec![service]), 1, &no_templates());
         for c in 0..20 {
             let server = bed.datagram(client(c), VPN, &record(22, 0));
             for _ in 0..4 {
@@ -173,7 +86,7 @@ fn a_session_whose_server_its_5_tuple_chose_stays_there_without_room_for_a_templ
 
 #[test]
 fn a_session_without_room_for_a_template_keeps_its_connection() {
-    let mut bed = sized(&setup(vec![keyed(None, 1, 8)]), 1, &no_templates());
+    let mut bed = Bed::sized(&setup(vec![keyed(None, 1, 8)]), 1, &no_templates());
     let mut homes = BTreeMap::new();
     for s in 0..20u16 {
         homes.insert(s, bed.datagram(client(s), VPN, &vpn(s.into())));
@@ -627,7 +540,7 @@ fn no_order_of_reloads_traffic_and_time_makes_a_count_drift() {
             templates: 20,
             ..SIZES
         };
-        let mut bed = sized(&any_setup(rng), 1 + (seed as usize % 3), &sizes);
+        let mut bed = Bed::sized(&any_setup(rng), 1 + (seed as usize % 3), &sizes);
         for _ in 0..60 {
             for _ in 0..rng.below(20) {
                 for (port, frame) in any_frames(rng) {
@@ -683,6 +596,7 @@ impl Bursts {
             defence: Default::default(),
             stop: AtomicBool::new(false),
             connections_capacity: sizes.connections as u64,
+            sync: SyncDuty::default(),
         });
         let pool = MemPool::new(8192, 2048);
         let mut handles: Vec<Vec<MemHandle>> = (0..workers).map(|_| Vec::new()).collect();
@@ -720,14 +634,21 @@ impl Bursts {
         assert!(self.handles[worker][usize::from(port.0)].push(frame));
     }
 
+    /// Lets one worker work once; then every frame is still accounted for.
+    fn poll(&mut self, worker: usize) -> usize {
+        let work = self.workers[worker].poll_to(self.now);
+        let fates = self.sum(|c| c.transmitted.get() + c.punted.get() + c.dropped() + c.held.get());
+        assert_eq!(self.sum(|c| c.received.get()), fates + self.between());
+        work
+    }
+
+    /// Frames between two workers.
+    fn between(&self) -> u64 {
+        self.sum(|c| c.handed_out.get()) - self.sum(|c| c.handed_in.get())
+    }
+
     fn settle(&mut self) {
-        while self
-            .workers
-            .iter_mut()
-            .map(|w| w.poll_to(self.now))
-            .sum::<usize>()
-            > 0
-        {}
+        while (0..self.workers.len()).map(|w| self.poll(w)).sum::<usize>() > 0 {}
     }
 
     fn pass(&mut self, ticks: u32) {
@@ -788,10 +709,7 @@ impl Bursts {
             let own = controlled.get(&t.at.index).copied().unwrap_or_default();
             assert_eq!(t.controlled, own);
         }
-        let fates = self.sum(|c| c.transmitted.get() + c.punted.get() + c.dropped() + c.held.get());
-        let made = self.sum(|c| c.generated.get());
-        // What workers make themselves is no received frame, and neither is it among the transmitted.
-        assert_eq!(self.sum(|c| c.received.get()), fates, "made: {made}");
+        assert_eq!(self.between(), 0);
     }
 }
 
@@ -832,6 +750,29 @@ fn datagrams_in_fragments_that_come_in_bursts_reach_one_server_each_and_unmixed(
         assert!(bed.drops().is_empty(), "{:?}", bed.drops());
         bed.check_counts();
     }
+}
+
+/// A datagram of more fragments than a worker takes over in a poll is half handed over for a while.
+#[test]
+fn every_frame_is_accounted_for_after_each_poll_of_each_worker() {
+    let plain = service(proto::UDP, VPN, servers(1194));
+    let mut bed = Bursts::new(&setup(vec![plain]), 2, &SIZES);
+    let mut half = 0;
+    for c in 0..20 {
+        let frame = from_client().id(c).udp(client(c), at(VPN), &[7; 30_000]);
+        let pieces = fragment(&frame, 700);
+        assert!(pieces.len() > BURST);
+        for piece in &pieces {
+            bed.push(0, WAN, piece);
+        }
+        while (0..2).map(|w| bed.poll(w)).sum::<usize>() > 0 {
+            half += u64::from(bed.between() > 0);
+        }
+        assert_eq!(bed.taken().len(), pieces.len());
+    }
+    assert!(half > 0, "some datagram took more than one poll");
+    assert!(bed.drops().is_empty(), "{:?}", bed.drops());
+    bed.check_counts();
 }
 
 #[test]
@@ -1099,8 +1040,38 @@ fn sessions_of_a_payload_key_have_limits_of_their_own() {
 }
 
 #[test]
+fn a_payload_key_for_which_there_is_no_room_is_counted_as_too_long() {
+    for (scheduler, served) in [("rr", false), ("offh", true)] {
+        let service = ServiceDef {
+            scheduler: scheduler.into(),
+            ..keyed(None, 0, 256)
+        };
+        let sizes = Sizes {
+            templates: 4096,
+            ..SIZES
+        };
+        let mut bed = Bed::sized(&setup(vec![service]), 1, &sizes);
+        let (mut sent, mut last) = (0u16, Vec::new());
+        while bed.sum(|c| c.services[0].no_key_long.get()) == 0 {
+            let payload = [sent.to_be_bytes(); 150].concat();
+            last = bed.client(&from_client().udp(client(sent), at(VPN), &payload));
+            sent += 1;
+            assert!(sent < 3000, "the room for long keys is bounded");
+        }
+        assert_eq!(!last.is_empty(), served);
+        let refused = bed.sum(|c| c.services[0].rejected_template_table_full.get());
+        let untracked = bed.sum(|c| c.services[0].sessions_untracked.get());
+        assert_eq!(
+            (refused, untracked),
+            (u64::from(!served), u64::from(served))
+        );
+        bed.check_counts();
+    }
+}
+
+#[test]
 fn a_call_id_for_which_there_is_no_room_falls_back_to_its_client() {
-    let mut bed = sized(&setup(vec![sip_service()]), 1, &SIZES);
+    let mut bed = Bed::sized(&setup(vec![sip_service()]), 1, &SIZES);
     let long = |n: u32| sip(&format!("{n}{}", "x".repeat(30_000)));
     let mut sent = 0;
     while bed.sum(|c| c.services[0].no_key_long.get()) == 0 {

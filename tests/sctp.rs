@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
 use bed::*;
-use polder::forward::defs::{Grouping, MarkRule, OnNoKey, Persistence};
+use polder::forward::defs::MarkRule;
 use polder::forward::{DestDef, ServiceDef, ServiceKind, Setup, Switches};
 use polder::net::Af;
 use polder::net::build::{fragment, verify};
@@ -88,15 +88,6 @@ fn state(bed: &mut Bed, of: SocketAddr) -> Option<SctpState> {
 }
 
 /// Shared counts are what a walk of the tables gives.
-fn check_counts(bed: &mut Bed) {
-    let snapshot = bed.bed.snapshot();
-    for dest in snapshot.services.dests.iter().flatten() {
-        let counts = (dest.shared.active(), dest.shared.total());
-        assert_eq!(counts, bed.bed.walk(dest.id), "{}", dest.name);
-    }
-    bed.check_identity();
-}
-
 type Step = (Direction, u8);
 
 /// A shortest way to every state that a connection can come to by `rows`, the first packet being the client's.
@@ -174,7 +165,7 @@ fn walk_the_table(method: Method, rows: &[(Direction, Row)]) -> (usize, usize) {
             walked += 1;
         }
         assert_eq!(bed.bed.connections().len(), expected.len());
-        check_counts(&mut bed);
+        bed.check_counts();
     }
     (ways.len(), walked)
 }
@@ -244,7 +235,7 @@ fn an_association_is_masqueraded_both_ways_whatever_the_number_of_workers() {
             }
             assert_eq!(bed.bed.connections().len(), 20);
             assert_eq!(bed.sum(|c| c.handed_in.get()) > 0, workers > 1);
-            check_counts(&mut bed);
+            bed.check_counts();
         }
     }
 }
@@ -270,7 +261,7 @@ fn only_an_init_starts_an_association() {
     assert_eq!(bed.sum(|c| c.punted.get()), 9, "the kernel answers");
     assert!(bed.bed.connections().is_empty());
     assert_eq!(asks(&mut bed, client(0), INIT).len(), 1);
-    check_counts(&mut bed);
+    bed.check_counts();
 }
 
 #[test]
@@ -386,7 +377,7 @@ fn an_init_on_a_closed_association_is_scheduled_afresh_and_not_lost() {
         };
         assert_eq!(state(&mut bed, client(1)), Some(then));
         assert_eq!(bed.bed.connections().len(), 1);
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -440,7 +431,7 @@ fn sloppy_tcp_starts_a_connection_with_anything_but_a_reset() {
             let made = row(&mut bed, client(n)).map(|row| row.state);
             assert_eq!(made, (sloppy && with_it).then_some(state), "{flags:#x}");
         }
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -472,7 +463,7 @@ fn an_association_amid_is_not_given_to_another_server() {
         }
         let out = asks(&mut bed, client(1), INIT);
         assert_ne!(ends(&out[0].1).1, first, "an INIT always begins anew");
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -521,23 +512,15 @@ fn expire_nodest_conn_moves_a_client_that_begins_anew_off_a_server_of_weight_0()
         assert_eq!(syn(&mut bed, tcp_flags::SYN) != tcp, expire);
         let again = ends(&asks(&mut bed, client(2), INIT)[0].1).1;
         assert_eq!(again != sctp, expire);
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
 #[test]
 fn associations_of_a_client_stay_on_their_server_and_assure_its_template() {
-    let persistence = Persistence {
-        timeout: std::time::Duration::from_secs(60),
-        grouping: Grouping::Mask4(u32::MAX),
-        engine: None,
-        on_no_key: OnNoKey::Fallback,
-        max_templates: 0,
-        max_per_client: 0,
-    };
     for workers in [1, 2, 4] {
         let mut services = sctp_service(three());
-        services[0].persistence = Some(persistence.clone());
+        services[0].persistence = Some(persistence(60));
         let mut bed = Bed::with(&setup(services), workers);
         let mut servers: Vec<_> = (0..12)
             .map(|n| ends(&asks(&mut bed, client(n), INIT)[0].1).1)
@@ -557,7 +540,7 @@ fn associations_of_a_client_stay_on_their_server_and_assure_its_template() {
         asks(&mut bed, client(3), ABORT);
         asks(&mut bed, client(3), INIT);
         assert_eq!(state(&mut bed, client(3)), Some(SctpState::Init));
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -572,7 +555,7 @@ fn timeouts_of_sctp_are_the_configured_ones() {
     assert_eq!(bed.bed.connections().len(), 1);
     bed.bed.advance(sec(8));
     assert!(bed.bed.connections().is_empty());
-    check_counts(&mut bed);
+    bed.check_counts();
 }
 
 #[test]
@@ -593,7 +576,7 @@ fn an_association_in_fragments_is_masqueraded_with_its_crc() {
         let expected = from_client().sctp(client(1), at("10.0.0.11:8080"), &long);
         assert_eq!(sent, expected[34..], "{workers} workers");
         assert_eq!(state(&mut bed, client(1)), Some(SctpState::Init1));
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -692,7 +675,7 @@ fn ah_and_esp_follow_the_key_exchange_both_ways_on_any_number_of_workers() {
         let rows = bed.bed.connections();
         assert_eq!(rows.len(), 19);
         assert!(rows.iter().all(|row| row.in_pkts == 3), "{rows:?}");
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -722,7 +705,7 @@ fn esp_follows_the_key_exchange_of_a_marked_service() {
             let out = bed.server(&protected(server, from)[0].1);
             assert_eq!(ends(&out[0].1).0.ip(), vip.ip(), "{workers} workers");
         }
-        check_counts(&mut bed);
+        bed.check_counts();
     }
 }
 
@@ -745,7 +728,7 @@ fn esp_keeps_the_entry_that_it_follows() {
     assert!(bed.bed.connections().is_empty());
     bed.now = sec(600);
     assert!(bed.client(esp).is_empty());
-    check_counts(&mut bed);
+    bed.check_counts();
 }
 
 #[test]
@@ -805,26 +788,12 @@ fn esp_of_a_server_that_is_gone_is_not_sent_to_it() {
     assert_ne!(next, server, "the key exchange finds another server");
     let out = bed.client(&protected(from, vip)[0].1);
     assert_eq!(ends(&out[0].1).1.ip(), next, "and ESP follows it there");
-    check_counts(&mut bed);
+    bed.check_counts();
 }
 
 #[test]
 fn hostile_sctp_frames_meet_one_fate_each() {
     let mut bed = Bed::with(&setup(sctp_service(three())), 2);
     let good = from_client().sctp(client(1), at(VIP), &[chunk(INIT), chunk(ABORT)].concat());
-    for cut in 0..good.len() {
-        bed.client(&good[..cut]);
-    }
-    for i in 0..good.len() {
-        for bit in 0..8 {
-            let mut bad = good.clone();
-            bad[i] ^= 1 << bit;
-            bed.client(&bad);
-            bed.server(&bad);
-        }
-    }
-    bed.bed.finish();
-    bed.check_identity();
-    bed.taken();
-    assert_eq!(bed.bed.buffers_in_use(), 0);
+    bed.endure(&good);
 }

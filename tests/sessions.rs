@@ -4,29 +4,15 @@ mod bed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use bed::*;
 use polder::forward::defs::{Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, ServiceKind};
-use polder::forward::{DestDef, PortId, Prefix, ServiceDef, Setup};
+use polder::forward::{PortId, Prefix, ServiceDef, Setup};
 use polder::net::Af;
 use polder::net::build::fragment;
 use polder::net::packet::{proto, tcp_flags};
 use polder::persist::{Engine, Field, PayloadKey, QuicConfig, QuicLb, SessionKey, Unit, When};
 use polder::table::{AdminState, Method};
-
-const SIP_VIP: &str = "198.51.100.1:5060";
-
-fn persistence(secs: u64) -> Persistence {
-    Persistence {
-        timeout: Duration::from_secs(secs),
-        grouping: Grouping::Mask4(u32::MAX),
-        engine: None,
-        on_no_key: OnNoKey::Fallback,
-        max_templates: 0,
-        max_per_client: 0,
-    }
-}
 
 fn tcp_persistent(secs: u64) -> ServiceDef {
     ServiceDef {
@@ -35,93 +21,16 @@ fn tcp_persistent(secs: u64) -> ServiceDef {
     }
 }
 
-fn sip_servers() -> Vec<DestDef> {
-    (11..=13)
-        .map(|n| dest(&format!("10.0.0.{n}"), 5060))
-        .collect()
-}
-
-/// The example of the issue: UDP, one-packet, any client, by Call-ID.
-fn sip_service() -> ServiceDef {
-    ServiceDef {
-        one_packet: true,
-        persistence: Some(Persistence {
-            grouping: Grouping::Mask4(0),
-            engine: Some(Engine::Sip),
-            ..persistence(60)
-        }),
-        ..service(proto::UDP, SIP_VIP, sip_servers())
-    }
-}
-
-fn sip(call: &str) -> Vec<u8> {
-    format!("INVITE sip:b@example.com SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nCall-ID: {call}\r\nCSeq: 1 INVITE\r\n\r\n")
-        .into_bytes()
-}
-
 fn syn(client: SocketAddr, to: &str) -> Vec<u8> {
     from_client().tcp(client, at(to), tcp_flags::SYN, 1, b"")
 }
 
-fn client(n: u16) -> SocketAddr {
-    SocketAddr::new(ip("203.0.113.9"), 10_000 + n)
-}
-
 impl Bed {
-    /// Where the one frame that comes of a client's frame goes.
-    fn to(&mut self, frame: &[u8]) -> SocketAddr {
-        let out = self.client(frame);
-        assert_eq!(out.len(), 1, "one frame leaves; drops: {:?}", self.drops());
-        assert_eq!(out[0].0, LAN);
-        ends(&out[0].1).1
-    }
-
-    fn datagram(&mut self, from: SocketAddr, to: &str, payload: &[u8]) -> SocketAddr {
-        self.to(&from_client().udp(from, at(to), payload))
-    }
-
-    fn pass(&mut self, secs: u32) {
-        self.now = self.now.plus(secs * 100);
-        self.bed.advance(self.now);
-    }
-
     /// What is left of the only template's time, in seconds.
     fn template_secs(&self) -> u32 {
         let all = self.bed.templates();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0].remaining / 100
-    }
-
-    /// Shared counts are what a walk of the tables gives.
-    fn check_counts(&mut self) {
-        let snapshot = self.bed.snapshot();
-        let templates = self.bed.templates();
-        for dest in snapshot.services.dests.iter().flatten() {
-            let (active, total) = self.bed.walk(dest.id);
-            assert_eq!(
-                (dest.shared.active(), dest.shared.total()),
-                (active, total),
-                "{}",
-                dest.name
-            );
-            let bound = templates.iter().filter(|t| t.dest == dest.id).count();
-            assert_eq!(
-                dest.shared.persistent() as usize,
-                bound,
-                "templates of {}",
-                dest.name
-            );
-        }
-        for t in &templates {
-            let controlled = self
-                .bed
-                .connections()
-                .iter()
-                .filter(|c| c.template == t.at.index)
-                .count();
-            assert_eq!(t.controlled as usize, controlled);
-        }
-        self.check_identity();
     }
 }
 

@@ -137,14 +137,7 @@ fn hashed_clients_go_where_the_kernels_tables_send_them() {
 fn the_overload_flag_follows_the_worked_example() {
     let with = |upper| {
         setup(vec![ServiceDef {
-            persistence: Some(polder::forward::defs::Persistence {
-                timeout: std::time::Duration::from_secs(3600),
-                grouping: polder::forward::defs::Grouping::Mask4(u32::MAX),
-                engine: None,
-                on_no_key: polder::forward::defs::OnNoKey::Fallback,
-                max_templates: 0,
-                max_per_client: 0,
-            }),
+            persistence: Some(persistence(3600)),
             ..listed("rr", &[(1, upper)])
         }])
     };

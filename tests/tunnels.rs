@@ -533,7 +533,7 @@ fn an_error_of_a_one_packet_services_server_has_the_virtual_address() {
             vip.set_port(vport);
             let one_packet = ServiceDef {
                 one_packet: true,
-                persistence: (vport == 0).then(persistent),
+                persistence: (vport == 0).then(|| persistence(60)),
                 ..service(proto::UDP, &vip.to_string(), servers)
             };
             let mut bed = Bed::with(&setup(vec![one_packet]), workers);
@@ -576,17 +576,6 @@ fn an_error_of_a_one_packet_services_server_has_the_virtual_address() {
             let stray = from_server(of(SERVER, v6)).icmp(server.ip(), elsewhere, kind, code, &body);
             assert!(bed.server(&stray).is_empty());
         }
-    }
-}
-
-fn persistent() -> polder::forward::defs::Persistence {
-    polder::forward::defs::Persistence {
-        timeout: std::time::Duration::from_secs(60),
-        grouping: polder::forward::defs::Grouping::Mask4(u32::MAX),
-        engine: None,
-        on_no_key: polder::forward::defs::OnNoKey::Fallback,
-        max_templates: 0,
-        max_per_client: 0,
     }
 }
 

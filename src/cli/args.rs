@@ -46,20 +46,25 @@ pub enum Command {
     Set(SetArgs),
     /// Make the running appliance take over its configuration file, or refuse it whole
     Reload(ReloadArgs),
-    /// Look into state sync between directors
+    /// Show and change state sync between directors, and read its messages
     Sync(SyncArgs),
 }
 
 /// `polder run`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 stopped cleanly, 1 failed to start, 3 a worker died.\n\n\
+    after_help = "SIGTERM and SIGINT stop it, SIGHUP reloads the configuration as `polder reload` does.\n\n\
+    Exit status: 0 stopped cleanly, 1 failed to start, 3 a worker died.\n\n\
     Example:\n  polder run -c /etc/polder/polder.yaml"
 )]
 pub struct RunArgs {
     /// Configuration file
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Take the place of the polder that runs on this machine: its connections and templates are taken over, it ends,
+    /// and this one begins
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// How `check` prints.
@@ -76,15 +81,37 @@ pub enum CheckFormat {
 #[command(
     after_help = "Exit status: 0 valid, 1 invalid, 2 valid with warnings.\n\n\
     Examples:\n  polder check -c polder.yaml\n  \
-    polder check -c polder.yaml --format json | jq .config.services"
+    polder check -c polder.yaml --format json | jq .config.services\n  \
+    ssh director cat /etc/polder/polder.yaml | polder check -c -"
 )]
 pub struct CheckArgs {
-    /// Configuration file
+    /// Configuration file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
     /// How to print
     #[arg(long, value_enum, default_value = "text")]
     pub format: CheckFormat,
+}
+
+/// What is said of `-` where a file is read twice, or is one of several outputs.
+const NO_STREAM: &str =
+    "`-` is no file, and standard input and output can't be used here; give a file";
+
+/// A path that is not `-`.
+fn file(s: &str) -> Result<PathBuf, String> {
+    if s == "-" {
+        Err(NO_STREAM.to_owned())
+    } else {
+        Ok(s.into())
+    }
+}
+
+/// A number that is not 0.
+fn one_or_more(s: &str) -> Result<u64, String> {
+    s.parse()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| "it must be a number, 1 or more".to_owned())
 }
 
 /// A port and a capture file: `PORT=FILE`.
@@ -101,6 +128,7 @@ impl FromStr for PortFile {
 
     fn from_str(s: &str) -> Result<Self, String> {
         match s.split_once('=') {
+            Some((_, "-")) => Err(NO_STREAM.to_owned()),
             Some((port, file)) if !port.is_empty() && !file.is_empty() => Ok(Self {
                 port: port.to_owned(),
                 file: file.into(),
@@ -163,6 +191,9 @@ impl FromStr for Report {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let (format, file) = match s.split_once('=') {
+            Some((_, "-")) => {
+                return Err("standard output is where it goes without `=-`".to_owned());
+            }
             Some((format, file)) if !file.is_empty() => (format, Some(file.into())),
             Some(_) => return Err("there is no file after `=`".to_owned()),
             None => (s, None),
@@ -208,42 +239,48 @@ pub fn duration(s: &str) -> Result<Duration, String> {
     after_help = "Needs no root, no hugepages and no ports: the parts of the configuration that \
     name such are checked and not opened.\n\n\
     Examples:\n  \
-    polder replay -c web.yaml --in wan0=clients.pcap --in lan0=servers.pcap --out wan0=- --report json\n  \
+    polder replay -c web.yaml --in wan0=clients.pcap --in lan0=servers.pcap \\\n      \
+    --out wan0=out.pcap --report json | jq .dropped\n  \
     polder replay -c web.yaml --in wan0=flows.pcap --clock wall --repeat 1000 --rate max"
 )]
 pub struct ReplayArgs {
-    /// Configuration file
+    /// Configuration file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Frames that the port receives (pcap or pcapng); may be given several times
+    /// Frames that the port receives (pcap or pcapng, plain or gzip); once for each port
     #[arg(long = "in", value_name = "PORT=FILE", required = true)]
     pub inputs: Vec<PortFile>,
-    /// File for what the port transmits; may be given several times
+    /// File for what the port transmits, a pcap; once for each port; with --clock capture
     #[arg(long = "out", value_name = "PORT=FILE")]
     pub outputs: Vec<PortFile>,
     /// Whose time goes: the captures' or the wall's
     #[arg(long, value_enum, default_value = "capture")]
     pub clock: ReplayClock,
     /// Times that the input is fed
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_hyphen_values = true, value_parser = one_or_more)]
     pub repeat: u64,
-    /// Packets per second with --clock wall, or max
-    #[arg(long, value_name = "PPS|max", default_value = "max")]
-    pub rate: Rate,
-    /// How long virtual time runs on after the last frame
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
-    pub settle: Duration,
+    /// Packets per second, or max, which is the default; with --clock wall
+    #[arg(long, value_name = "PPS|max", allow_hyphen_values = true)]
+    pub rate: Option<Rate>,
+    /// How long virtual time runs on after the last frame, such as 60s, by default not at all; with --clock capture
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    pub settle: Option<Duration>,
     /// Number of workers; with 1 the same input gives the same bytes every time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_hyphen_values = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,
-    /// File for the connections at the end, as `ipvsadm -Lcn --persistent-conn` lists them
-    #[arg(long, value_name = "FILE")]
+    /// File for the connections at the end, as `ipvsadm -Lcn --persistent-conn` lists them; with --clock capture
+    #[arg(long, value_name = "FILE", value_parser = file)]
     pub connections: Option<PathBuf>,
     /// Counters per service, server and drop reason at the end: text or json, with =FILE into a file
     #[arg(long, value_name = "text|json[=FILE]", default_value = "text")]
     pub report: Report,
     /// Seed of everything that is chosen at random
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_hyphen_values = true
+    )]
     pub seed: u64,
 }
 
@@ -269,7 +306,8 @@ pub enum DemoDevice {
 /// `polder demo`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 if everything that the demo promises was seen.\n\n\
+    after_help = "Needs root or user namespaces, and says which programs it misses.\n\n\
+    Exit status: 0 if everything that the demo promises was seen.\n\n\
     Examples:\n  sudo polder demo web\n  unshare -Urn polder demo sip"
 )]
 pub struct DemoArgs {
@@ -327,7 +365,7 @@ pub struct RowsArgs {
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
     /// At most so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = one_or_more)]
     pub limit: Option<u64>,
 }
 
@@ -361,6 +399,8 @@ pub enum ShowWhat {
     Ports,
     /// Settings that LVS has as sysctls, and which defences are in force
     Ipvs,
+    /// State sync daemons that run, as `ipvsadm -L --daemon`
+    Daemon,
     /// Dropped packets by reason
     Drops {
         /// Also reasons that never happened
@@ -374,6 +414,8 @@ pub enum ShowWhat {
 #[command(after_help = "Examples:\n  \
     polder set server web 10.0.0.11:80 weight 0   no new connections; those there are stay\n  \
     polder set server sip proxy-2 state maint\n  \
+    polder set server web 10.0.0.11:80 upper-threshold 500\n  \
+    polder set server web 10.0.0.11:80 down   by a script that watches it\n  \
     polder set service sip persistence timeout 60s\n  \
     polder set service sip persistence netmask 0.0.0.0\n  \
     polder set service sip engine sip\n  \
@@ -416,6 +458,7 @@ pub enum SetWhat {
         /// Its name, as `polder show ipvs` lists it
         name: String,
         /// Its value; on and off of a switch
+        #[arg(allow_negative_numbers = true)]
         value: String,
     },
 }
@@ -435,10 +478,10 @@ pub enum SetService {
         #[arg(value_parser = ["sip", "payload", "none"])]
         engine: String,
         /// Where the field of `payload` begins
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_hyphen_values = true)]
         offset: Option<u32>,
         /// How long it is
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_hyphen_values = true)]
         length: Option<u32>,
         /// What they count
         #[arg(long, value_parser = ["bytes", "bits"])]
@@ -458,11 +501,13 @@ pub enum SetPersistence {
     /// How long an idle client stays; templates that there are keep theirs
     Timeout {
         /// Such as 60s or 15m; off for no persistence
+        #[arg(allow_hyphen_values = true)]
         timeout: String,
     },
     /// Which part of the clients' address counts
     Netmask {
         /// Netmask of IPv4 clients, prefix length of IPv6 clients
+        #[arg(allow_negative_numbers = true)]
         netmask: String,
     },
 }
@@ -473,6 +518,7 @@ pub enum SetServer {
     /// Its weight; 0 takes no new connections
     Weight {
         /// 0 to 65,535
+        #[arg(allow_negative_numbers = true)]
         weight: u16,
     },
     /// Its administrative state
@@ -481,6 +527,22 @@ pub enum SetServer {
         #[arg(value_parser = ["ready", "drain", "maint"])]
         state: String,
     },
+    /// The connections from which on it takes no new ones
+    UpperThreshold {
+        /// 0 is no threshold
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        connections: u32,
+    },
+    /// The connections below which it takes new ones again
+    LowerThreshold {
+        /// Not above the upper threshold; 0 is three quarters of it
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        connections: u32,
+    },
+    /// It works, by the word of whoever watches it
+    Up,
+    /// It does not work: it is as one in maintenance until it is up
+    Down,
 }
 
 /// `polder reload`.
@@ -501,6 +563,13 @@ pub struct ReloadArgs {
 
 /// `polder sync`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    polder sync status\n  \
+    polder sync status -o json | jq '.peers[] | {name, direction, coverage, lag_seconds}'\n  \
+    polder sync start --role backup --interface eth2 --sync-id 7\n  \
+    polder sync role both\n  \
+    polder sync decode sync.pcap\n\n\
+    What is started and stopped lasts until a restart; a reload keeps it unless the file changed there.")]
 pub struct SyncArgs {
     /// What to do.
     #[command(subcommand)]
@@ -510,8 +579,82 @@ pub struct SyncArgs {
 /// What `sync` does.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SyncWhat {
+    /// Show what is synchronised with whom, how far, and why not
+    Status(SyncStatusArgs),
+    /// Begin with a role, as `ipvsadm --start-daemon`
+    Start(SyncStartArgs),
+    /// End a role, as `ipvsadm --stop-daemon`
+    Stop(SyncStopArgs),
+    /// Set the role, whatever it was
+    Role(SyncRoleArgs),
     /// Print every record of every sync message in a capture, and why a message or record is damaged
     Decode(DecodeArgs),
+}
+
+/// `polder sync status`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncStatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `polder sync start`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "What is not given is as it was, or as the file has it.\n\n\
+    Example:\n  polder sync start --role master --interface eth2 --sync-id 7"
+)]
+pub struct SyncStartArgs {
+    /// What to begin with, beside what runs
+    #[arg(long, value_parser = ["master", "backup"])]
+    pub role: String,
+    /// Kernel interface, or name of a port that has one
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Which directors belong together, 0 to 255
+    #[arg(long, value_name = "N")]
+    pub sync_id: Option<u32>,
+    /// Multicast group
+    #[arg(long, value_name = "ADDRESS")]
+    pub group: Option<String>,
+    /// First UDP port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u32>,
+    /// Time to live of messages, 1 to 255
+    #[arg(long, value_name = "N")]
+    pub ttl: Option<u32>,
+    /// Longest message in bytes of UDP payload
+    #[arg(long, value_name = "N")]
+    pub max_message: Option<u32>,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `polder sync stop`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncStopArgs {
+    /// What to end
+    #[arg(long, value_parser = ["master", "backup"])]
+    pub role: String,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `polder sync role`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncRoleArgs {
+    /// What to do from now on
+    #[arg(value_parser = ["master", "backup", "both", "off"])]
+    pub role: String,
+    /// The appliance.
+    #[command(flatten)]
+    pub socket: SocketArg,
 }
 
 /// How `sync decode` prints.
@@ -530,15 +673,20 @@ pub enum DecodeOutput {
     Examples:\n  \
     tcpdump -i eth1 -s 0 -w sync.pcap udp port 8848\n  \
     polder sync decode sync.pcap\n  \
-    polder sync decode sync.pcap --port 8849 -o json | jq '.messages[].records[]'"
+    polder sync decode sync.pcap --port 8849 -o json | jq '.messages[].records[]'\n  \
+    polder sync decode sync.pcap --key-file /etc/polder/sync.keys"
 )]
 pub struct DecodeArgs {
     /// Capture: pcap or pcapng, plain or gzip; Ethernet, Linux cooked or raw IP
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// A UDP port that sync messages are sent to, besides 8848; may be given again
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     pub port: Vec<u16>,
+    /// Keys of the polder format: datagrams are checked with them, encrypted ones decrypted; without it those that are
+    /// not encrypted are shown and marked "not checked". Lines of ID HEX64, readable by the owner alone
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// How to print
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: DecodeOutput,
@@ -569,8 +717,8 @@ mod tests {
         };
         assert_eq!(a.inputs.len(), 2);
         assert_eq!(a.inputs[1].file, PathBuf::from("b=c.pcap"));
-        assert_eq!(a.rate, Rate::PerSecond(1000));
-        assert_eq!(a.settle, Duration::from_secs(120));
+        assert_eq!(a.rate, Some(Rate::PerSecond(1000)));
+        assert_eq!(a.settle, Some(Duration::from_secs(120)));
         assert_eq!(a.report.format, ReportFormat::Json);
         assert_eq!(a.report.file, Some(PathBuf::from("r.json")));
         assert_eq!(
@@ -585,7 +733,7 @@ mod tests {
             panic!("another command");
         };
         assert_eq!(a.clock, ReplayClock::Capture);
-        assert_eq!((a.repeat, a.workers, a.rate), (1, 1, Rate::Max));
+        assert_eq!((a.repeat, a.workers, a.rate, a.settle), (1, 1, None, None));
         assert_eq!(a.report.format, ReportFormat::Text);
     }
 
@@ -601,20 +749,103 @@ mod tests {
             "polder replay -c f --in p=x --report xml",
             "polder set server web a weight 65536",
             "polder set server web a state gone",
+            "polder set server web a upper-threshold 2147483648",
+            "polder set server web a lower-threshold -1",
             "polder set service web",
             "polder set service web one-packet yes",
             "polder set service web engine ftp",
             "polder set service web persistence",
             "polder show templates --limit 0",
             "polder show everything",
+            "polder sync start",
+            "polder sync start --role both",
+            "polder sync stop --role off",
+            "polder sync role primary",
+            "polder sync status -o xml",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }
 
     #[test]
+    fn a_value_with_a_hyphen_is_judged_as_a_value() {
+        for (line, said) in [
+            (
+                "polder replay -c f --in p=x --settle -5s",
+                "it must be a number with a unit",
+            ),
+            (
+                "polder replay -c f --in p=x --rate -1",
+                "it must be packets per second, or max",
+            ),
+            (
+                "polder replay -c f --in p=x --workers -1",
+                "-1 is not in 1..=256",
+            ),
+            (
+                "polder replay -c f --in p=x --repeat -1",
+                "invalid value '-1'",
+            ),
+            (
+                "polder replay -c f --in p=x --seed -1",
+                "invalid value '-1'",
+            ),
+            ("polder show templates --limit -1", "invalid value '-1'"),
+            (
+                "polder set server web a weight -1",
+                "-1 is not in 0..=65535",
+            ),
+            (
+                "polder set service web engine payload --offset -1 --length 2",
+                "invalid value '-1'",
+            ),
+            ("polder sync decode f --port -1", "-1 is not in 0..=65535"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(
+                error.contains(said) && !error.contains("unexpected"),
+                "{line}: {error}"
+            );
+        }
+        for line in [
+            "polder set ipvs drop_packet -1",
+            "polder set service web persistence timeout -5s",
+            "polder set service web persistence netmask -1",
+        ] {
+            assert!(
+                parse(line).is_ok(),
+                "the appliance says what is wrong: {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_dash_is_no_file_where_it_can_be_none() {
+        for line in [
+            "polder replay -c f --in p=-",
+            "polder replay -c f --in p=x --out p=-",
+            "polder replay -c f --in p=x --connections -",
+            "polder replay -c f --in p=x --report json=-",
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains("standard"), "{line}: {error}");
+        }
+        assert!(parse("polder check -c -").is_ok());
+    }
+
+    #[test]
     fn the_socket_may_stand_anywhere() {
         for line in [
+            "polder set server web a weight 3 --socket /s",
+            "polder set --socket /s server web a weight 3",
+        ] {
+            let Command::Set(a) = parse(line).expect("parses") else {
+                panic!("another command");
+            };
+            assert_eq!(a.socket.socket, PathBuf::from("/s"), "{line}");
+        }
+        for line in [
+            "polder set service web persistence timeout --socket /s 5s",
             "polder set server web a weight 3 --socket /s",
             "polder set --socket /s server web a weight 3",
         ] {

@@ -1,6 +1,7 @@
 //! A client of the control socket: one request, one answer, and a sentence when there is none.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -156,12 +157,20 @@ pub fn encode(segment: &str) -> String {
     })
 }
 
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
 fn unreachable_sentence(socket: &Path, e: &io::Error) -> String {
     let path = socket.display();
     match e.kind() {
         io::ErrorKind::NotFound => format!(
             "polder can't be reached: there is no socket {path}. Is `polder run` running? If its configuration sets \
              `control.socket`, give that path with --socket."
+        ),
+        io::ErrorKind::ConnectionRefused if !is_socket(socket) => format!(
+            "polder can't be reached: {path} is no socket; give the path that `control.socket` of its configuration \
+             has with --socket."
         ),
         io::ErrorKind::ConnectionRefused => format!(
             "polder can't be reached: nobody listens on {path}. It has stopped without removing the socket; see why, \
@@ -192,6 +201,10 @@ mod tests {
             .and_then(|c| c.get("/v1/version"))
             .expect_err("nobody listens");
         assert!(error.contains("nobody listens"), "{error}");
+        let error = Client::new(dir.path())
+            .and_then(|c| c.get("/v1/version"))
+            .expect_err("a folder");
+        assert!(error.contains("is no socket"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,10 @@ pub mod run;
 pub mod set;
 pub mod show;
 pub mod sync;
+pub mod sync_control;
 pub mod table;
+#[cfg(feature = "dpdk")]
+mod take_over;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -47,14 +47,17 @@ mod appliance {
     use std::sync::{Arc, Mutex, PoisonError};
     use std::time::Duration;
 
-    use tokio::signal::unix::{SignalKind, signal};
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::signal::unix::{Signal, SignalKind, signal};
 
     use super::RunArgs;
+    use crate::cli::take_over;
     use crate::config::{self, Lowered};
     use crate::forward::PortDef;
     use crate::io::dpdk::{DpdkQueue, Eal, EalConfig, Pool, PoolConfig, Port, PortConfig};
     use crate::mgmt::api::PortStatus;
     use crate::mgmt::appliance::{self, OpenPort, RunError, Start};
+    use crate::mgmt::sync::takeover::Inheritance;
     use crate::mgmt::{Fixed, Loaded, Shared};
     use crate::net::PacketBuf;
     use crate::worker::assemble::{KERNEL_RING, Sizes};
@@ -76,6 +79,12 @@ mod appliance {
 
     pub fn run(args: &RunArgs) -> Result<(), Error> {
         let file = args.config.clone();
+        if file == Path::new(config::STDIN) {
+            return Err(Error::Failed(
+                "`polder run` needs a file, not standard input: `polder reload` reads it again"
+                    .to_owned(),
+            ));
+        }
         let (loaded, lowered) = load(&file).map_err(|problems| {
             Error::Failed(format!("{}\npolder did not start", problems.join("\n")))
         })?;
@@ -85,11 +94,22 @@ mod appliance {
         let cores: Vec<_> = lowered.dpdk.cores.iter().map(|c| usize::from(*c)).collect();
         // All processors that this process may use, before EAL narrows that down to the management core's.
         check_cores(&cores)?;
+        // From here on there is something to clean up, so that no signal may end the process by itself.
+        let mut signals = Signals::catch()?;
+        let inherited = if args.take_over {
+            take_over::collect(&lowered.control.socket, &mut || signals.stop_came())?
+        } else {
+            Inheritance::default()
+        };
         let eal = Eal::start(&eal_config(&lowered)).map_err(|e| e.to_string())?;
         note(eal.remarks());
         let pool =
             Pool::create(&eal, pool_config(&lowered, cores.len())).map_err(|e| e.to_string())?;
-        let (open, devices) = open_ports(&eal, &pool, &lowered, cores.len())?;
+        let Some((open, devices)) = open_ports(&eal, &pool, &lowered, cores.len(), &mut signals)?
+        else {
+            eprintln!("polder was stopped while it started");
+            return Ok(());
+        };
         let devices = Arc::new(Mutex::new(devices));
         let ports: Arc<[PortDef]> = lowered.setup.ports.clone().into();
         let stats = {
@@ -119,14 +139,21 @@ mod appliance {
             idle_sleep: lowered.dpdk.idle_sleep,
             thread_guard: Box::new(guard),
             control: lowered.control.socket.clone(),
+            inherited,
             metrics: (lowered.metrics.listen, lowered.metrics.detail),
         };
-        let result = appliance::run(start, stop_signal(), |manager| {
-            follow_hangup(Arc::clone(manager));
+        let Signals {
+            runtime: _runtime,
+            terminate,
+            interrupt,
+            hangup,
+        } = signals;
+        let result = appliance::run(start, stop_signal(terminate, interrupt), |manager| {
+            follow_hangup(Arc::clone(manager), hangup);
             eprintln!(
-                "polder is running: {} ports, {} services; metrics at http://{}/metrics, control socket {}",
-                lowered.setup.ports.len(),
-                lowered.setup.services.len(),
+                "polder is running: {}, {}; metrics at http://{}/metrics, control socket {}",
+                config::some(lowered.setup.ports.len(), "port"),
+                config::some(lowered.setup.services.len(), "service"),
                 lowered.metrics.listen,
                 lowered.control.socket.display()
             );
@@ -155,9 +182,11 @@ mod appliance {
         let fixed = fixed(&loaded.config);
         let warnings = rendered(&loaded.warnings);
         let setup = loaded.lowered.setup.clone();
+        let sync = loaded.lowered.sync.clone();
         Ok((
             Loaded {
                 setup,
+                sync,
                 fixed,
                 warnings,
             },
@@ -234,15 +263,21 @@ mod appliance {
 
     type Opened = (Vec<OpenPort<DpdkQueue>>, Vec<Port>);
 
+    /// Opens all ports, or none when a signal to stop comes meanwhile.
     fn open_ports(
         eal: &Eal,
         pool: &Pool,
         lowered: &Lowered,
         workers: usize,
-    ) -> Result<Opened, Error> {
+        signals: &mut Signals,
+    ) -> Result<Option<Opened>, Error> {
         let mut open = Vec::new();
         let mut devices = Vec::new();
         for def in &lowered.setup.ports {
+            // EAL and devices can take seconds.
+            if signals.stop_came() {
+                return Ok(None);
+            }
             let config = PortConfig {
                 queues: u16::try_from(workers).unwrap_or(u16::MAX),
                 descriptors: DESCRIPTORS,
@@ -280,7 +315,7 @@ mod appliance {
             });
             devices.push(port);
         }
-        Ok((open, devices))
+        Ok(Some((open, devices)))
     }
 
     fn port_stats(devices: &[Port], ports: &[PortDef]) -> Vec<PortStatus> {
@@ -320,25 +355,60 @@ mod appliance {
         }
     }
 
-    /// Done at SIGTERM or SIGINT.
-    async fn stop_signal() {
-        match (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) {
-            (Ok(mut term), Ok(mut int)) => {
-                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            }
-            _ => std::future::pending().await,
+    /// The signals that an appliance obeys, caught from the moment this is made until the process ends.
+    struct Signals {
+        /// To ask before the appliance has a runtime; it stays until that has ended.
+        runtime: Runtime,
+        terminate: Signal,
+        interrupt: Signal,
+        hangup: Signal,
+    }
+
+    impl Signals {
+        fn catch() -> Result<Self, Error> {
+            let failed = |e: std::io::Error| format!("signals can't be caught: {e}");
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(failed)?;
+            let context = runtime.enter();
+            let [terminate, interrupt, hangup] = [
+                SignalKind::terminate(),
+                SignalKind::interrupt(),
+                SignalKind::hangup(),
+            ]
+            .map(signal);
+            drop(context);
+            Ok(Self {
+                runtime,
+                terminate: terminate.map_err(failed)?,
+                interrupt: interrupt.map_err(failed)?,
+                hangup: hangup.map_err(failed)?,
+            })
+        }
+
+        /// Whether SIGTERM or SIGINT has come. Takes a millisecond: this is for the start.
+        fn stop_came(&mut self) -> bool {
+            let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
+            self.runtime.block_on(async {
+                let either = async {
+                    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                };
+                tokio::time::timeout(Duration::from_millis(1), either)
+                    .await
+                    .is_ok()
+            })
         }
     }
 
+    /// Done at SIGTERM or SIGINT, also at one that came before.
+    async fn stop_signal(mut terminate: Signal, mut interrupt: Signal) {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    }
+
     /// SIGHUP reloads, as operators expect of a daemon.
-    fn follow_hangup(manager: Shared) {
+    fn follow_hangup(manager: Shared, mut hangup: Signal) {
         tokio::task::spawn_local(async move {
-            let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-                return;
-            };
             while hangup.recv().await.is_some() {
                 let now = std::time::SystemTime::now();
                 let result = manager
@@ -346,8 +416,14 @@ mod appliance {
                     .unwrap_or_else(PoisonError::into_inner)
                     .reload(now);
                 match result {
-                    Ok(r) => eprintln!("reloaded: {}", crate::cli::table::reloaded(&r).trim_end()),
-                    Err(e) => eprintln!("not reloaded, nothing has changed: {}", e.body.error),
+                    Ok(r) => eprintln!("SIGHUP: {}", crate::cli::table::reloaded(&r).trim_end()),
+                    Err(e) => {
+                        let all = std::iter::once(e.body.error).chain(e.body.problems);
+                        eprintln!(
+                            "SIGHUP: not reloaded: {}",
+                            all.collect::<Vec<_>>().join("\n")
+                        );
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

@@ -58,6 +58,14 @@ fn server_update(to: &SetServer) -> api::ServerUpdate {
     match to {
         SetServer::Weight { weight } => update.weight = Some(u64::from(*weight)),
         SetServer::State { state } => update.state = Some(state.clone()),
+        SetServer::UpperThreshold { connections } => {
+            update.upper_threshold = Some(u64::from(*connections));
+        }
+        SetServer::LowerThreshold { connections } => {
+            update.lower_threshold = Some(u64::from(*connections));
+        }
+        SetServer::Up => update.up = Some(true),
+        SetServer::Down => update.up = Some(false),
     }
     update
 }

@@ -46,6 +46,9 @@ pub fn run(args: &ShowArgs, out: &mut dyn Write) -> Result<(), Failure> {
         ShowWhat::Workers => table::workers(&typed(client.get(path(&args.what))?)?),
         ShowWhat::Ports => table::ports(&typed::<api::Ports>(client.get(path(&args.what))?)?.ports),
         ShowWhat::Ipvs => table::ipvs(&typed(client.get(path(&args.what))?)?),
+        ShowWhat::Daemon => {
+            table::daemons(&typed::<api::SyncStatus>(client.get(path(&args.what))?)?.daemons)
+        }
         ShowWhat::Drops { all } => table::drops(
             &typed::<api::Drops>(client.get(path(&args.what))?)?.drops,
             *all,
@@ -65,6 +68,7 @@ fn path(what: &ShowWhat) -> &'static str {
         ShowWhat::Workers => "/v1/workers",
         ShowWhat::Ports => "/v1/ports",
         ShowWhat::Ipvs => "/v1/ipvs",
+        ShowWhat::Daemon => "/v1/sync",
         ShowWhat::Drops { .. } => "/v1/drops",
     }
 }

@@ -3,6 +3,8 @@
 //! Reads a capture and prints; asks no appliance. Decoding is `sync`'s; that nothing in a capture reaches the terminal
 //! raw is this file's.
 
+mod polder;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
@@ -10,8 +12,9 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::Failure;
+use self::polder::Polder;
 use super::args::{DecodeArgs, DecodeOutput, SyncArgs, SyncWhat};
+use super::{Failure, sync_control};
 use crate::mgmt::names;
 use crate::net::packet::proto;
 use crate::net::parse::{ETHERNET_LEN, quoted};
@@ -20,6 +23,7 @@ use crate::net::{Family, V4, V6};
 use crate::persist::engine::Shown;
 use crate::sync::backup::{Terms, accept};
 use crate::sync::ipvs::{self, Message, Receiver, Record, Rejected, Rejections, flag};
+use crate::sync::polder::Keys;
 use crate::table::StateTimeouts;
 
 /// Does what `args` ask for.
@@ -29,6 +33,10 @@ use crate::table::StateTimeouts;
 pub fn run(args: &SyncArgs, out: &mut dyn Write) -> Result<(), Failure> {
     match &args.what {
         SyncWhat::Decode(args) => decode(args, out),
+        SyncWhat::Status(args) => sync_control::status(args, out),
+        SyncWhat::Start(args) => sync_control::start(args, out),
+        SyncWhat::Stop(args) => sync_control::stop(args, out),
+        SyncWhat::Role(args) => sync_control::role(args, out),
     }
 }
 
@@ -46,7 +54,9 @@ fn decode(args: &DecodeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", args.file.display());
     let file = File::open(&args.file).map_err(|e| failed(&format!("can't be opened: {e}")))?;
     let mut reader = Reader::open(file).map_err(|e| failed(&e))?;
-    let mut listing = Listing::new(args.output);
+    let keys = args.key_file.as_deref().map(Keys::read).transpose();
+    let keys = keys.map_err(|e| e.to_string())?;
+    let mut listing = Listing::new(args.output, keys);
     super::print(out, listing.begin())?;
     let mut frame = Vec::new();
     let ended = loop {
@@ -193,10 +203,11 @@ struct Listing {
     records: u64,
     incomplete: u64,
     rejections: Rejections,
+    polder: Polder,
 }
 
 impl Listing {
-    fn new(output: DecodeOutput) -> Self {
+    fn new(output: DecodeOutput, keys: Option<Keys>) -> Self {
         Self {
             output,
             timeouts: StateTimeouts::default(),
@@ -204,6 +215,7 @@ impl Listing {
             records: 0,
             incomplete: 0,
             rejections: Rejections::default(),
+            polder: Polder::new(keys),
         }
     }
 
@@ -217,6 +229,9 @@ impl Listing {
     /// A message with its records.
     fn message(&mut self, ts_ns: u64, datagram: &Datagram<'_>) -> String {
         self.messages += 1;
+        if datagram.missing.is_none() && polder::is_one(datagram.payload) {
+            return self.polder_message(ts_ns, datagram);
+        }
         let opened = match datagram.missing {
             Some(missing) => {
                 self.incomplete += 1;
@@ -239,13 +254,7 @@ impl Listing {
         datagram: &Datagram<'_>,
         opened: Result<Message<'_>, (&str, &str)>,
     ) -> String {
-        let Datagram { src, dst, .. } = datagram;
-        let mut out = format!(
-            "{}.{:06} {src} > {dst} {} bytes",
-            ts_ns / 1_000_000_000,
-            ts_ns / 1000 % 1_000_000,
-            datagram.payload.len()
-        );
+        let mut out = datagram_text(ts_ns, datagram);
         // Nothing is written to a string that could fail, here and below.
         let message = match opened {
             Ok(message) => message,
@@ -281,12 +290,7 @@ impl Listing {
         datagram: &Datagram<'_>,
         opened: Result<Message<'_>, (&str, &str)>,
     ) -> String {
-        let mut value = json!({
-            "time_ns": ts_ns,
-            "source": datagram.src.to_string(),
-            "destination": datagram.dst.to_string(),
-            "bytes": datagram.payload.len(),
-        });
+        let mut value = datagram_json(ts_ns, datagram);
         match opened {
             Ok(message) => {
                 let mut records = message.records();
@@ -305,6 +309,37 @@ impl Listing {
             }
             Err((name, help)) => value["rejected"] = json!({"reason": name, "meaning": help}),
         }
+        self.element(&value)
+    }
+
+    /// A message of the other format.
+    fn polder_message(&mut self, ts_ns: u64, datagram: &Datagram<'_>) -> String {
+        let printed = self.polder.print(datagram.payload);
+        if let DecodeOutput::Table = self.output {
+            let mut out = datagram_text(ts_ns, datagram);
+            let _ = match printed {
+                Ok(printed) => {
+                    let _ = writeln!(out, ", {}", printed.head);
+                    printed
+                        .lines
+                        .iter()
+                        .try_for_each(|line| writeln!(out, "  {line}"))
+                }
+                Err(why) => writeln!(out, ", {}", polder::rejected_text(why)),
+            };
+            return out;
+        }
+        let mut value = datagram_json(ts_ns, datagram);
+        match printed.map(|p| p.fields) {
+            Ok(Value::Object(fields)) => value.as_object_mut().expect("it is one").extend(fields),
+            Ok(_) => {}
+            Err(why) => value["rejected"] = polder::rejected_json(why),
+        }
+        self.element(&value)
+    }
+
+    /// A message in the list of messages.
+    fn element(&self, value: &Value) -> String {
         let comma = if self.messages > 1 { "," } else { "" };
         format!("{comma}\n{value}")
     }
@@ -332,16 +367,35 @@ impl Listing {
         (read, why)
     }
 
+    /// What was rejected in either format, by name.
+    fn rejected(&self) -> Vec<(&'static str, u64)> {
+        let mut out: Vec<(&str, u64)> = Vec::new();
+        let ipvs = self.rejections.iter().map(|(why, n)| (why.name(), n));
+        let polder = self.polder.rejections.iter();
+        for (name, n) in ipvs.chain(polder.map(|(why, n)| (why.name(), n))) {
+            match out.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += n,
+                None => out.push((name, n)),
+            }
+        }
+        out.retain(|(_, n)| *n > 0);
+        out
+    }
+
     fn end(&self) -> String {
-        let rejected = self.rejections.iter().filter(|(_, n)| *n > 0);
+        let rejected = self.rejected();
+        let records = self.records + self.polder.records;
+        let unchecked = self.polder.unchecked;
         match self.output {
             DecodeOutput::Table => {
-                let mut out = format!("{} messages, {} records", self.messages, self.records);
+                let mut out = format!("{} messages, {records} records", self.messages);
                 if self.incomplete > 0 {
                     let _ = write!(out, ", {} messages incomplete", self.incomplete);
                 }
-                let list: Vec<String> =
-                    rejected.map(|(r, n)| format!("{} {n}", r.name())).collect();
+                if unchecked > 0 {
+                    let _ = write!(out, ", {unchecked} messages not checked");
+                }
+                let list: Vec<String> = rejected.iter().map(|(r, n)| format!("{r} {n}")).collect();
                 let _ = match list.is_empty() {
                     true => writeln!(out, ", nothing rejected"),
                     false => writeln!(out, ", rejected: {}", list.join(", ")),
@@ -350,18 +404,40 @@ impl Listing {
             }
             DecodeOutput::Json => {
                 let list: serde_json::Map<String, Value> = rejected
-                    .map(|(r, n)| (r.name().to_owned(), n.into()))
+                    .into_iter()
+                    .map(|(r, n)| (r.to_owned(), n.into()))
                     .collect();
                 let summary = json!({
                     "messages": self.messages,
-                    "records": self.records,
+                    "records": records,
                     "incomplete": self.incomplete,
+                    "not_checked": unchecked,
                     "rejected": list,
                 });
                 format!("\n],\n\"summary\": {summary}}}\n")
             }
         }
     }
+}
+
+/// When a datagram came, from whom and to whom.
+fn datagram_text(ts_ns: u64, datagram: &Datagram<'_>) -> String {
+    let Datagram { src, dst, .. } = datagram;
+    format!(
+        "{}.{:06} {src} > {dst} {} bytes",
+        ts_ns / 1_000_000_000,
+        ts_ns / 1000 % 1_000_000,
+        datagram.payload.len()
+    )
+}
+
+fn datagram_json(ts_ns: u64, datagram: &Datagram<'_>) -> Value {
+    json!({
+        "time_ns": ts_ns,
+        "source": datagram.src.to_string(),
+        "destination": datagram.dst.to_string(),
+        "bytes": datagram.payload.len(),
+    })
 }
 
 fn rejected_text(why: Rejected) -> String {

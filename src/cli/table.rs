@@ -392,6 +392,149 @@ pub fn ipvs(ipvs: &api::Ipvs) -> String {
     out
 }
 
+/// State sync daemons as `ipvsadm -L --daemon` lists them: what is empty or zero is left out (specification §10.5).
+#[must_use]
+pub fn daemons(daemons: &[api::SyncDaemon]) -> String {
+    let mut out = String::new();
+    for d in daemons {
+        let mut words = vec![
+            format!("mcast={}", d.interface),
+            format!("syncid={}", d.sync_id),
+        ];
+        let mut add = |word: &str, value: String| {
+            if !value.is_empty() && value != "0" {
+                words.push(format!("{word}={value}"));
+            }
+        };
+        add("maxlen", d.max_message.to_string());
+        add("group", d.group.clone());
+        add("port", d.port.to_string());
+        add("ttl", d.ttl.to_string());
+        line!(out, "{} sync daemon ({})", d.role, words.join(", "));
+    }
+    out
+}
+
+/// State sync: what it is, how it goes, then the peers, then what was rejected.
+#[must_use]
+pub fn sync(s: &api::SyncStatus) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, value: String| line!(out, "{name:<11} {value}");
+    let state = if s.role == "off" {
+        ""
+    } else if s.running {
+        ", running"
+    } else {
+        ", not running"
+    };
+    let set = if s.overridden {
+        ", set at run time"
+    } else {
+        ""
+    };
+    row("Role", format!("{}{state}{set}", s.role));
+    if let Some(problem) = &s.problem {
+        row("Problem", plain(problem));
+    }
+    let encrypted = if s.encrypted { ", encrypted" } else { "" };
+    row(
+        "Format",
+        format!("{} version {}{encrypted}", s.format, s.version),
+    );
+    let to = match &s.group {
+        Some(group) => format!("group {group}"),
+        None => format!("peers {}", s.unicast.join(" ")),
+    };
+    let interface = s.interface.as_deref();
+    let by = interface.map_or(String::new(), |i| format!(" by {i}"));
+    row("Channel", format!("{to}{by}, sync id {}", s.sync_id));
+    if !s.name.is_empty() {
+        row("Name", plain(&s.name));
+    }
+    let ready = if s.ready { "yes" } else { "no" };
+    row(
+        "Ready",
+        match s.ready_reason.as_str() {
+            "" => ready.to_owned(),
+            why => format!("{ready}: {}", plain(why)),
+        },
+    );
+    let traffic = |t: &api::SyncTraffic| {
+        format!(
+            "{} messages, {} records, {} bytes",
+            t.messages, t.records, t.bytes
+        )
+    };
+    row("Told", format!("{} own entries", s.entries));
+    row("Sent", traffic(&s.sent));
+    row("Received", traffic(&s.received));
+    row(
+        "Queue",
+        format!(
+            "{} of {} messages, {} discarded",
+            s.queue, s.queue_capacity, s.discarded
+        ),
+    );
+    if !s.peers.is_empty() {
+        line!(out, "");
+        out.push_str(&sync_peers(&s.peers));
+    }
+    let rejected = s.rejected.iter().filter(|r| r.count > 0);
+    let rows: Vec<_> = rejected
+        .map(|r| vec![r.reason.clone(), r.count.to_string(), r.help.clone()])
+        .collect();
+    if !rows.is_empty() {
+        line!(out, "");
+        out.push_str(&columns(&["Rejected", "Count", "Meaning"], rows));
+    }
+    out
+}
+
+fn sync_peers(peers: &[api::SyncPeer]) -> String {
+    let number = |n: Option<f64>, unit: &str, decimals: usize| {
+        n.map_or_else(|| "-".to_owned(), |n| format!("{n:.decimals$}{unit}"))
+    };
+    let row = |p: &api::SyncPeer| {
+        vec![
+            plain(&p.name),
+            p.address.clone(),
+            p.direction.clone(),
+            p.role.clone(),
+            format!("{}{}", p.state, if p.dirty { ", differs" } else { "" }),
+            number(p.lag_seconds, " s", 1),
+            // Rounded down: what is not all must not look like it.
+            number(p.coverage.map(|c| (c * 10_000.0).floor() / 100.0), "%", 2),
+            format!("{}/{}", p.entries, p.should),
+            p.uninstalled.to_string(),
+            number(p.last_full_sync_seconds, " s ago", 0),
+            p.version.to_string(),
+        ]
+    };
+    let header = [
+        "Peer",
+        "Address",
+        "Way",
+        "Role",
+        "State",
+        "Lag",
+        "Coverage",
+        "Entries",
+        "Uninstalled",
+        "FullSync",
+        "Version",
+    ];
+    columns(&header, peers.iter().map(row).collect())
+}
+
+/// Text of a peer as it may reach a terminal.
+fn plain(text: &str) -> String {
+    let shown = |c: char| match c {
+        c if c.is_control() => c.escape_unicode().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// What a reload changed.
 #[must_use]
 pub fn reloaded(r: &api::Reloaded) -> String {

@@ -1,6 +1,7 @@
 //! Runtime commands against a real control socket, and the tables they print.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Parser;
 
@@ -8,11 +9,13 @@ use super::args::{Cli, Command};
 use super::{Failure, reload, set, show, table};
 use crate::forward::ServiceKind;
 use crate::forward::defs::{Grouping, OnServerDown};
+use crate::mgmt::SyncControl;
 use crate::mgmt::api;
 use crate::mgmt::testkit::*;
 use crate::net::Af;
 use crate::net::tunnel::{Tunnel, TunnelChecksum, TunnelKind};
 use crate::persist::{Engine, Field, PayloadKey, SessionKey, Unit, When};
+use crate::sync::settings::{Role, Settings};
 use crate::table::{DestId, Method, ServiceId, TemplateKey};
 
 /// Runs a command line and gives what it printed.
@@ -27,6 +30,7 @@ fn run(socket: &Path, line: &str) -> Result<String, Failure> {
         Command::Show(args) => show::run(&args, &mut out)?,
         Command::Set(args) => set::run(&args, &mut out)?,
         Command::Reload(args) => reload::run(&args, &mut out)?,
+        Command::Sync(args) => super::sync::run(&args, &mut out)?,
         other => panic!("{other:?} is no runtime command"),
     }
     Ok(String::from_utf8(out).expect("text"))
@@ -403,6 +407,27 @@ fn set_and_reload_tell_what_they_did() {
         "web/10.0.0.1:80: weight 1 -> 0 (at run time only: a restart takes what the file says)\n"
     );
     assert!(failure(&socket.path, "set server web nobody weight 0").contains("has no server"));
+    assert!(
+        failure(&socket.path, "set server web 10.0.0.2:80 lower-threshold 3")
+            .contains("a lower threshold, 3, needs an upper one; change the upper one first")
+    );
+    for (what, says) in [
+        ("upper-threshold 50", "upper threshold 0 -> 50 (at run"),
+        ("lower-threshold 20", "lower threshold 0 -> 20 (at run"),
+        ("lower-threshold 0", "lower threshold 20 -> 0 (at run"),
+        (
+            "upper-threshold 0",
+            "upper threshold 50 -> 0 (as the file says)",
+        ),
+        ("down", "up -> down (until"),
+        ("up", "down -> up (as the file says)"),
+    ] {
+        let said = run(&socket.path, &format!("set server web 10.0.0.2:80 {what}")).expect("set");
+        assert!(
+            said.starts_with(&format!("web/10.0.0.2:80: {says}")),
+            "{said}"
+        );
+    }
     let mut new = web_and_sip();
     new.services[1].servers[0].weight = 4;
     write(&file, new);
@@ -477,4 +502,114 @@ fn an_appliance_that_does_not_run_is_a_sentence() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let said = failure(&dir.path().join("none"), "show services");
     assert!(said.contains("Is `polder run` running?"), "{said}");
+}
+
+/// A socket of an appliance whose state sync has these settings and tells `status` of itself.
+fn with_sync(settings: Settings, status: api::SyncStatus) -> (ControlSocket, Arc<FakeSync>) {
+    let (mut manager, _) = manager_of(&plane(1), web_and_sip());
+    let fake = FakeSync::of(&mut manager, settings);
+    *fake.status.lock().expect("not poisoned") = status;
+    (ControlSocket::serve(&manager.shared()), fake)
+}
+
+#[test]
+fn the_status_of_sync_tells_what_goes_on_and_why_not() {
+    let settings = Settings {
+        role: Role::Both,
+        interface: Some("polder-sync0".to_owned()),
+        encrypt: true,
+        ..Settings::default()
+    };
+    let mut status = crate::mgmt::testkit::sync_status();
+    status.peers[0].name = "le\u{1b}ft".to_owned();
+    let (socket, _) = with_sync(settings, status);
+    let want = "\
+Role        both, running, set at run time
+Format      polder version 1, encrypted
+Channel     group 224.0.0.81:8848 by polder-sync0, sync id 1
+Name        right
+Ready       no: peer new: 0% of the 99% it must have
+Told        1000 own entries
+Sent        7 messages, 70 records, 7000 bytes
+Received    8 messages, 80 records, 8000 bytes
+Queue       4 of 4096 messages, 3 discarded
+
+Peer        Address            Way  Role  State                   Lag    Coverage  Entries   Uninstalled  FullSync  Version
+le\\u{1b}ft  192.168.81.2:8848  in   both  synchronised, differs   0.2 s  99.50%    995/1000  5            90 s ago  1
+left        192.168.81.2:8848  out  both  synchronised, differs   0.2 s  99.50%    995/1000  5            90 s ago  1
+left        192.168.81.3:8848  in   both  synchronised, differs   0.2 s  99.50%    995/1000  5            90 s ago  1
+new         192.168.81.4:8848  in   both  synchronising, differs  -      -         995/1000  5            -         1
+
+Rejected  Count  Meaning
+forged    2      It is forged.
+";
+    assert_eq!(run(&socket.path, "sync status").expect("shows"), want);
+    let json = run(&socket.path, "sync status -o json").expect("shows");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["peers"][0]["name"], "le\u{1b}ft");
+    assert_eq!(json["peers"][3]["coverage"], serde_json::Value::Null);
+    let yaml = run(&socket.path, "sync status -o yaml").expect("shows");
+    assert!(yaml.contains("sync_id: 1"), "{yaml}");
+}
+
+#[test]
+fn an_appliance_without_sync_is_listed_with_the_reason() {
+    let (manager, _) = manager_of(&plane(1), web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let shown = run(&socket.path, "sync status").expect("shows");
+    assert!(
+        shown.starts_with("Role        off\nProblem     this appliance was started without"),
+        "{shown}"
+    );
+    assert_eq!(run(&socket.path, "show daemon").expect("shows"), "");
+}
+
+#[test]
+fn sync_is_started_and_stopped_by_commands_and_daemons_look_like_ipvsadms() {
+    let settings = Settings {
+        format: crate::sync::settings::Format::Ipvs(crate::sync::ipvs::Version::V1),
+        sync_id: 0,
+        ..Settings::default()
+    };
+    let running = api::SyncStatus {
+        running: true,
+        ..api::SyncStatus::default()
+    };
+    let (socket, fake) = with_sync(settings, running);
+    assert_eq!(
+        run(
+            &socket.path,
+            "sync start --role backup --interface lo --sync-id 1 --group 224.0.0.82 --port 9000 --ttl 3 --max-message 2000"
+        )
+        .expect("starts"),
+        "sync: backup started (at run time only: a restart takes what the file says)\n"
+    );
+    run(&socket.path, "sync start --role master --sync-id 9").expect("starts");
+    assert_eq!(
+        run(&socket.path, "show daemon").expect("shows"),
+        "\
+master sync daemon (mcast=lo, syncid=9, maxlen=2000, group=224.0.0.82, port=9000, ttl=3)
+backup sync daemon (mcast=lo, syncid=1, maxlen=2000, group=224.0.0.82, port=9000, ttl=3)
+"
+    );
+    assert_eq!(
+        failure(&socket.path, "sync start --role master"),
+        "state sync runs as master already; stop it first"
+    );
+    run(&socket.path, "sync stop --role master").expect("stops");
+    assert_eq!(
+        failure(&socket.path, "sync stop --role master"),
+        "state sync does not run as master"
+    );
+    assert_eq!(
+        run(&socket.path, "sync role off").expect("sets"),
+        "sync: role backup -> off (at run time only: a restart takes what the file says)\n"
+    );
+    assert_eq!(fake.settings().role, Role::Off);
+    fake.status.lock().expect("not poisoned").problem = Some("the interface is gone".to_owned());
+    assert!(
+        run(&socket.path, "sync role both")
+            .expect("sets")
+            .ends_with("\nIt does not run: the interface is gone\n")
+    );
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::load::{Loaded, load_for};
+use super::load::{Loaded, load_for, name_of};
 use super::model::Config;
 use super::problem::{Problem, Severity};
 
@@ -49,7 +49,7 @@ struct Outcome<'a> {
 /// # Errors
 /// Those of `out`.
 pub fn run_check(path: &Path, format: Format, out: &mut impl Write) -> io::Result<u8> {
-    let file = path.display().to_string();
+    let file = name_of(path);
     let (config, problems) = match load_for(path, online_cpus().as_ref()) {
         Ok(Loaded {
             config, warnings, ..
@@ -152,8 +152,13 @@ fn write_outcome(
     }
 }
 
+/// So many of something: `1 port`, `2 ports`.
+#[must_use]
+pub fn some(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn summary(file: &str, config: Option<&Config>, errors: usize, warnings: usize) -> String {
-    let some = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let Some(config) = config else {
         let warnings = if warnings > 0 {
             format!(", {}", some(warnings, "warning"))

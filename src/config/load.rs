@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use super::lower::{Lowered, lower};
-use super::model::{Config, EngineName, IpFamily, KeyType, Persistence};
+use super::model::{Config, EngineName, IpFamily, KeyType, Persistence, StateSync, SyncFormat};
 use super::problem::{Place, Problem, Report, Severity};
 use super::tree::{self, MAX_BYTES};
-use super::values::Netmask;
+use super::values::{Netmask, Period, Share, SyncAddress};
 use super::{decode, rules};
+use crate::net::Tick;
+use crate::sync::settings::{Format, Settings};
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -25,7 +28,10 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Loads the file at `path`.
+/// The path that means standard input.
+pub const STDIN: &str = "-";
+
+/// Loads the file at `path`, or standard input for [`STDIN`].
 ///
 /// # Errors
 /// All problems of the file, warnings included, in the order of its lines, if one of them is an error. A file that
@@ -36,7 +42,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 
 /// Loads the file at `path` and also warns of cores that are not among `cpus`, where they are known.
 pub(super) fn load_for(path: &Path, cpus: Option<&BTreeSet<u16>>) -> Result<Loaded, Vec<Problem>> {
-    let name = path.display().to_string();
+    let name = name_of(path);
     match read(path) {
         Ok(bytes) => load_bytes_for(&name, &bytes, cpus),
         Err(error) => Err(vec![whole_file(
@@ -96,12 +102,34 @@ pub(super) fn load_bytes_for(
     }
 }
 
+/// What the file at `path` is called in problems.
+pub(super) fn name_of(path: &Path) -> String {
+    if path == Path::new(STDIN) {
+        "<stdin>".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
 /// Reads at most one byte more than is allowed, whatever the file's size is said to be.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)?;
+    let most = MAX_BYTES as u64 + 1;
+    if path == Path::new(STDIN) {
+        io::stdin().lock().take(most).read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    let kind = std::fs::metadata(path)?.file_type();
+    // Opening a pipe would wait for somebody to write; one that is open already, as a shell's `<(…)`, has somebody.
+    let is_open = ["/dev/fd", "/dev/stdin", "/proc/self/fd"]
+        .iter()
+        .any(|open| path.starts_with(open));
+    if !kind.is_file() && !kind.is_dir() && !is_open {
+        return Err(io::Error::other(
+            "it is not a regular file (`-` reads standard input)",
+        ));
+    }
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -119,6 +147,7 @@ fn config(text: &str, cpus: Option<&BTreeSet<u16>>, report: &mut Report<'_>) -> 
 
 /// Fills in the defaults that depend on other values.
 fn fill(config: &mut Config) {
+    fill_sync(&mut config.sync);
     for service in config.services.iter_mut() {
         if service.name.is_none() {
             service.name = service.default_name();
@@ -140,6 +169,37 @@ fn fill(config: &mut Config) {
             key.unit.get_or_insert_default();
         }
     }
+}
+
+/// Only what the format has, so that what is printed says nothing that means nothing.
+fn fill_sync(sync: &mut StateSync) {
+    let s = Settings::default();
+    if sync.peers.is_empty() {
+        sync.group.get_or_insert(SyncAddress(s.group));
+    }
+    if sync.format == SyncFormat::Polder {
+        let id = Format::Polder.default_sync_id();
+        sync.sync_id.get_or_insert(id);
+        sync.encrypt.get_or_insert(s.encrypt);
+        sync.interval.get_or_insert(Period(s.interval));
+        sync.ready
+            .coverage
+            .get_or_insert(Share::of(s.ready_coverage));
+        return;
+    }
+    let version = crate::sync::ipvs::Version::V1;
+    sync.sync_id
+        .get_or_insert(Format::Ipvs(version).default_sync_id());
+    sync.sync_version.get_or_insert(version.number());
+    if sync.sync_threshold.is_empty() {
+        sync.sync_threshold = [s.policy.threshold, s.policy.period].into_iter().collect();
+    }
+    let refresh = Duration::from_secs((s.policy.refresh / Tick::PER_SECOND).into());
+    sync.sync_refresh_period.get_or_insert(Period(refresh));
+    sync.sync_retries.get_or_insert(s.policy.retries);
+    sync.sync_ports.get_or_insert(s.ports);
+    sync.sync_persist_mode
+        .get_or_insert(s.policy.templates_only);
 }
 
 fn fill_persistence(persistence: &mut Persistence, family: Option<IpFamily>) {

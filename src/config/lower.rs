@@ -8,25 +8,29 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::located::Located;
 use super::model::{
     self, Config, Detail, EngineName, Forwarding, Idle, IpFamily, KeyType, Port, Protocol, Server,
-    Service, State, Timeouts, Unit,
+    Service, State, StateSync, SyncFormat, SyncRole, Timeouts, Unit,
 };
-use super::values::{Cidr, HexBytes, Netmask, PortRange, Size};
+use super::values::{Cidr, HexBytes, Netmask, PortRange, Share, Size};
 use crate::forward::defence::{Mode, Sysctls};
 use crate::forward::defs::{
     self, Grouping, MarkRule, OnNoKey, OnServerDown, Persistence, Prefix, ServiceKind, Switches,
 };
 use crate::forward::{DestDef, NeighbourDef, PortDef, PortId, RouteDef, ServiceDef, Setup};
-use crate::net::Af;
 use crate::net::tunnel::{Tunnel, TunnelChecksum, TunnelKind};
+use crate::net::{Af, Tick};
 use crate::persist::{
     self, Engine, Field, FieldError, PayloadKey, QuicConfig, QuicLb, SessionKey, When,
 };
+use crate::sync::ipvs::Version;
+use crate::sync::master::Policy;
+use crate::sync::settings::{Format, Role, Settings};
 use crate::table::{AdminState, Method};
 
 /// A configuration ready for use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Lowered {
     /// What the data path is configured with.
     pub setup: Setup,
@@ -38,6 +42,8 @@ pub struct Lowered {
     pub metrics: Metrics,
     /// The control socket.
     pub control: Control,
+    /// State sync.
+    pub sync: Settings,
 }
 
 /// How DPDK is started.
@@ -159,7 +165,80 @@ pub fn lower(config: &Config) -> Result<Lowered, LowerError> {
         control: Control {
             socket: PathBuf::from(&config.control.socket),
         },
+        sync: sync_settings(&config.sync, &config.ports),
     })
+}
+
+/// Makes the settings of state sync. What the other format has stays at its default.
+pub(super) fn sync_settings(sync: &StateSync, ports: &[Located<Port>]) -> Settings {
+    let s = Settings::default();
+    let format = match (sync.format, sync.sync_version) {
+        (SyncFormat::Polder, _) => Format::Polder,
+        (SyncFormat::Ipvs, Some(0)) => Format::Ipvs(Version::V0),
+        (SyncFormat::Ipvs, _) => Format::Ipvs(Version::V1),
+    };
+    let peers: Vec<SocketAddr> = sync.peers.iter().map(|p| p.0).collect();
+    let mut group = sync.group.map_or(s.group, |g| g.0);
+    if let Some(peer) = peers.first() {
+        group.set_port(peer.port());
+    }
+    let names = ports.iter().map(|p| p.name.as_str());
+    Settings {
+        role: match sync.role {
+            SyncRole::Off => Role::Off,
+            SyncRole::Master => Role::Master,
+            SyncRole::Backup => Role::Backup,
+            SyncRole::Both => Role::Both,
+        },
+        interface: sync
+            .interface
+            .as_deref()
+            .map(|name| sync_interface(name, names)),
+        group,
+        peers,
+        ttl: sync.ttl,
+        sync_id: sync.sync_id.unwrap_or_else(|| format.default_sync_id()),
+        max_len: sync.max_message,
+        backup: None,
+        format,
+        key_file: sync.key_file.as_ref().map(PathBuf::from),
+        encrypt: sync.encrypt.unwrap_or(s.encrypt),
+        policy: sync_policy(sync),
+        queue_max: usize::try_from(sync.sync_qlen_max).unwrap_or(usize::MAX),
+        ports: sync.sync_ports.unwrap_or(s.ports),
+        interval: sync.interval.map_or(s.interval, |p| p.0),
+        ready_coverage: sync.ready.coverage.map_or(s.ready_coverage, Share::ratio),
+        ready_timeout: sync.ready.timeout.0,
+        ready_file: sync.ready.file.as_ref().map(PathBuf::from),
+        name: sync.name.clone(),
+        backup_only: sync.backup_only,
+    }
+}
+
+/// The kernel interface that `name` means: that of the port of this name, else the one of the kernel itself.
+#[must_use]
+pub fn sync_interface<'a>(name: &str, mut ports: impl Iterator<Item = &'a str>) -> String {
+    if ports.any(|port| port == name) {
+        tap_name(name)
+    } else {
+        name.to_owned()
+    }
+}
+
+fn sync_policy(sync: &StateSync) -> Policy {
+    let p = Policy::default();
+    let number = |at: usize, or: u32| sync.sync_threshold.get(at).map_or(or, |n| **n);
+    let ticks = |d: Duration| {
+        let per_second = u128::from(Tick::PER_SECOND);
+        u32::try_from(d.as_millis() * per_second / 1000).unwrap_or(u32::MAX)
+    };
+    Policy {
+        threshold: number(0, p.threshold),
+        period: number(1, p.period),
+        refresh: sync.sync_refresh_period.map_or(p.refresh, |d| ticks(d.0)),
+        retries: sync.sync_retries.unwrap_or(p.retries),
+        templates_only: sync.sync_persist_mode.unwrap_or(p.templates_only),
+    }
 }
 
 /// Name of the kernel interface of the port `name`: `polder-` and as much of it as the kernel's 15 characters hold.

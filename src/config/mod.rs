@@ -13,16 +13,17 @@ pub mod model;
 mod problem;
 mod rules;
 mod schema;
+pub mod sessions;
 #[cfg(test)]
 mod tests;
 mod tree;
 pub mod values;
 
-pub use check::{Format, run_check, to_json, to_yaml, value_to_yaml};
-pub use load::{Loaded, load, load_bytes, load_str};
+pub use check::{Format, run_check, some, to_json, to_yaml, value_to_yaml};
+pub use load::{Loaded, STDIN, load, load_bytes, load_str};
 pub use lower::{
     Control, Dpdk, Limits, LowerError, Lowered, Metrics, lower, server as lower_server,
-    service as lower_service, tap_name,
+    service as lower_service, sync_interface, tap_name,
 };
 pub use model::{Config, Detail, Idle};
 pub use problem::{Problem, Severity};

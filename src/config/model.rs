@@ -11,7 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::located::List;
-use super::values::{Address, Cidr, Endpoint, HexBytes, MacAddr, Netmask, Period, PortRange, Size};
+use super::values::{
+    Address, Cidr, Endpoint, HexBytes, MacAddr, Netmask, Period, PortRange, Share, Size,
+    SyncAddress,
+};
 
 /// A configuration of Polder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +40,8 @@ pub struct Config {
     pub services: List<Service>,
     /// How long a connection may be idle, by its state.
     pub timeouts: Timeouts,
+    /// State sync with other directors, so that sessions outlive their director.
+    pub sync: StateSync,
     /// The Prometheus endpoint.
     pub metrics: Metrics,
     /// The control socket.
@@ -310,7 +315,7 @@ pub struct Service {
     /// Where UDP packets carry the key of their session, by which they are recognised when the client's address changes; default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_key: Option<PayloadKey>,
-    /// Secret of the hash of `offh`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
+    /// Secret of the hash of `offh`, and of that of flows above `new_connections_per_second`, 16 hexadecimal digits, the same on every node that is to choose the same servers; default one of the appliance's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = "^[0-9a-fA-F]{16}$"))]
     pub hash_key: Option<HexBytes>,
@@ -756,6 +761,173 @@ impl Default for Timeouts {
     }
 }
 
+/// State sync: what directors tell each other of their connections and templates. Keys that begin with `sync_` are those of LVS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StateSync {
+    /// What this director does; default off.
+    pub role: SyncRole,
+    /// What messages look like; default polder.
+    pub format: SyncFormat,
+    /// Kernel interface that messages go by, up to 15 characters, or the name of a port that has a kernel interface; default the one that the kernel's routes lead to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Multicast group and port, IPv6 as `[ff02::81]:8848`; default 224.0.0.81:8848.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<SyncAddress>,
+    /// Directors that messages are sent to one by one, in place of the group, all with the same port; default none, up to 16.
+    #[serde(skip_serializing_if = "no_peers")]
+    #[schemars(length(max = 16))]
+    pub peers: List<SyncAddress>,
+    /// Time to live of multicast messages; default 1, 1 to 255.
+    #[schemars(range(min = 1, max = 255))]
+    pub ttl: u8,
+    /// Which directors belong together: those with the same number; default 1, with `format: ipvs` 0, 0 to 255. 0 on a backup of the ipvs format takes messages of every number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 255))]
+    pub sync_id: Option<u8>,
+    /// The longest message in bytes of UDP payload (`ipvsadm --sync-maxlen`); default 1472, with an IPv6 group 1452, and to receive what the interface's MTU allows; 512 to 65507.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 512, max = 65507))]
+    pub max_message: Option<u16>,
+    /// Absolute path of the file with the keys of `format: polder`, which needs one; a line each, `ID HEX64 [receive]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+    /// With `format: polder`: whether messages are encrypted, too, not only authenticated; default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypt: Option<bool>,
+    /// What peers call this director, 1 to 64 letters, digits, `_`, `-` or `.`; default the host's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 64),
+        regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    )]
+    pub name: Option<String>,
+    /// With `format: polder`: how often a master looks for differences; default 1s, 100ms to 1m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-range" = "100ms to 1m"))]
+    pub interval: Option<Period>,
+    /// When this director is ready to take over.
+    pub ready: SyncReady,
+    /// Whether a backup balances nothing, also while it is a master too, and leaves its packets to the kernel; default false.
+    pub backup_only: bool,
+    /// With `format: ipvs`: version of the messages that are sent, 0 (IPv4 only) or 1; both are understood; default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub sync_version: Option<u8>,
+    /// With `format: ipvs`: packets from the client before a connection is told of, and packets between two records; default `[3, 50]`; the first is below the second, or the second 0.
+    #[serde(skip_serializing_if = "no_threshold")]
+    #[schemars(length(max = 2), inner(range(min = 0, max = 2_147_483_647)))]
+    pub sync_threshold: List<u32>,
+    /// With `format: ipvs`: entries whose end moved by less are not told of again; default 0s (no such rule), 0s to 31d.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-range" = "0s to 31d"))]
+    pub sync_refresh_period: Option<Period>,
+    /// With `format: ipvs`: how often a record is sent again within a refresh period; default 0, 0 to 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3))]
+    pub sync_retries: Option<u8>,
+    /// With `format: ipvs`: channels, each with a port of its own from that of `group` on; default 1, a power of two from 1 to 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub sync_ports: Option<u8>,
+    /// With `format: ipvs`: whether only templates are told of, not the connections under them; default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_persist_mode: Option<bool>,
+    /// Messages that wait to be sent at most, of each channel; what is more is discarded and counted; default 4096, 1 to 1048576.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub sync_qlen_max: u32,
+}
+
+fn no_peers(peers: &List<SyncAddress>) -> bool {
+    peers.is_empty()
+}
+
+fn no_threshold(numbers: &List<u32>) -> bool {
+    numbers.is_empty()
+}
+
+impl Default for StateSync {
+    fn default() -> Self {
+        let s = crate::sync::settings::Settings::default();
+        Self {
+            role: SyncRole::default(),
+            format: SyncFormat::default(),
+            interface: None,
+            group: None,
+            peers: List::default(),
+            ttl: s.ttl,
+            sync_id: None,
+            max_message: None,
+            key_file: None,
+            encrypt: None,
+            name: None,
+            interval: None,
+            ready: SyncReady::default(),
+            backup_only: s.backup_only,
+            sync_version: None,
+            sync_threshold: List::default(),
+            sync_refresh_period: None,
+            sync_retries: None,
+            sync_ports: None,
+            sync_persist_mode: None,
+            sync_qlen_max: u32::try_from(s.queue_max).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// What a director does in state sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncRole {
+    /// Nothing; it can be started at run time.
+    #[default]
+    Off,
+    /// It tells of its entries.
+    Master,
+    /// It takes the entries of others.
+    Backup,
+    /// Both at once, for active/active.
+    Both,
+}
+
+/// What sync messages look like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncFormat {
+    /// Authenticated, and sure of what the peer has; between Polders.
+    #[default]
+    Polder,
+    /// That of Linux's IPVS, for pairs with an LVS director.
+    Ipvs,
+}
+
+/// When a director is ready to take over: when it has what its peers have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncReady {
+    /// With `format: polder`: share of a peer's entries from which on it is ready; default 99%, 0% to 100%.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Share>,
+    /// After how long a backup that heard nobody is ready all the same; default 30s, 0s to 1h.
+    #[schemars(extend("x-range" = "0s to 1h"))]
+    pub timeout: Period,
+    /// Absolute path of a file that holds `1` while this director is ready and else `0`, as the track_file of keepalived; default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+impl Default for SyncReady {
+    fn default() -> Self {
+        let s = crate::sync::settings::Settings::default();
+        Self {
+            coverage: None,
+            timeout: Period(s.ready_timeout),
+            file: None,
+        }
+    }
+}
+
 /// The Prometheus endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -809,13 +981,7 @@ impl Default for Control {
 
 /// Keys and choices of the operator's contract that this release does not have, by the type or list they belong to.
 /// They get a sentence that says so rather than "unknown". What is implemented leaves this list.
-pub(super) const LATER: &[(&str, &str)] = &[("Config", "sync")];
-
-/// Schedulers that `scheduler` may name.
-pub(super) const SCHEDULERS: &[&str] = &[
-    "rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos",
-    "hprio", "offh",
-];
+pub(super) const LATER: &[(&str, &str)] = &[];
 
 /// Words that other programs (ipvsadm, keepalived, HAProxy) have for our keys and choices.
 pub(super) const SYNONYMS: &[(&str, &str)] = &[
@@ -887,6 +1053,30 @@ pub(super) const SYNONYMS: &[(&str, &str)] = &[
     ("dport", "port"),
     ("sport", "source_port"),
     ("source", "from"),
+    ("state_sync", "sync"),
+    ("mcast_interface", "interface"),
+    ("mcast_group", "group"),
+    ("mcast_ttl", "ttl"),
+    ("syncid", "sync_id"),
+    ("id", "sync_id"),
+    ("sync_maxlen", "max_message"),
+    ("maxlen", "max_message"),
+    ("key", "key_file"),
+    ("keys", "key_file"),
+    ("peer", "peers"),
+    ("version", "sync_version"),
+    ("threshold", "sync_threshold"),
+    ("refresh_period", "sync_refresh_period"),
+    ("retries", "sync_retries"),
+    ("persist_mode", "sync_persist_mode"),
+    ("qlen_max", "sync_qlen_max"),
+    ("primary", "master"),
+    ("active", "master"),
+    ("secondary", "backup"),
+    ("slave", "backup"),
+    ("standby", "backup"),
+    ("lvs", "ipvs"),
+    ("kernel", "ipvs"),
     ("leastconn", "lc"),
     ("least_conn", "lc"),
 ];

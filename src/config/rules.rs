@@ -7,6 +7,7 @@
 //! in the tree, not in the model.
 
 mod sessions;
+mod sync;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -16,14 +17,13 @@ use super::decode::{Doubts, choice_message, list};
 use super::located::Located;
 use super::lower::tap_name;
 use super::model::{
-    Config, Forwarding, IpFamily, Port, SCHEDULERS, Server, Service, State, TunnelChecksum,
-    TunnelType,
+    Config, Forwarding, IpFamily, Port, Server, Service, State, TunnelChecksum, TunnelType,
 };
 use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
 use super::values::{Cidr, bits, contains, network};
 use crate::forward::defs::Prefix;
-use crate::sched;
+use crate::sched::{self, SchedError};
 
 /// EAL arguments that Polder gives itself, and the key that decides each.
 const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
@@ -34,6 +34,13 @@ const OWN_EAL_ARGUMENTS: &[(&str, &str)] = &[
     ("-m", "dpdk.memory"),
     ("--socket-mem", "dpdk.memory"),
     ("--no-huge", "dpdk.hugepages"),
+];
+
+/// EAL arguments with which it prints something and ends the process, as if all were well.
+const ENDING_EAL_ARGUMENTS: &[(&str, Option<&str>)] = &[
+    ("-h", None),
+    ("--help", None),
+    ("--log-level", Some("help")),
 ];
 
 /// Ports of a configuration; DPDK is built for half as many.
@@ -67,6 +74,7 @@ pub(super) fn check(config: &Config, tree: &Tree, doubts: &Doubts, report: &mut 
     rules.marks();
     rules.services();
     rules.totals();
+    rules.sync();
     rules.control();
 }
 
@@ -105,6 +113,38 @@ pub(super) fn check_cores(
             format!("dpdk.{key}")
         };
         rules.warning(node, &path, &message);
+    }
+}
+
+/// What is wrong with an argument for EAL.
+fn eal_problem(name: &str, value: Option<&str>) -> Option<String> {
+    if name == "--" {
+        return Some("behind `--` DPDK ignores everything".to_owned());
+    }
+    if let Some((_, key)) = OWN_EAL_ARGUMENTS
+        .iter()
+        .find(|(own, _)| is_eal_argument(name, own))
+    {
+        return Some(format!("Polder gives `{name}` itself; set `{key}` instead"));
+    }
+    let ends = |(ending, with): &&(&str, Option<&str>)| {
+        is_eal_argument(name, ending) && with.is_none_or(|with| value == Some(with))
+    };
+    ENDING_EAL_ARGUMENTS
+        .iter()
+        .find(ends)
+        .map(|(ending, with)| {
+            let with = with.map_or_else(String::new, |with| format!("={with}"));
+            format!("with `{ending}{with}` DPDK prints a help text and ends the program")
+        })
+}
+
+/// Whether EAL takes `name` for `argument`: long ones may be cut short, the value of short ones may be joined to them.
+fn is_eal_argument(name: &str, argument: &str) -> bool {
+    if argument.starts_with("--") {
+        name.len() > 2 && name.starts_with("--") && argument.starts_with(name)
+    } else {
+        name.starts_with(argument)
     }
 }
 
@@ -157,10 +197,30 @@ impl Rules<'_, '_, '_> {
                 format!("the memory must be a whole number of megabytes; did you mean `{near}M`?");
             self.error(Some(dpdk), "memory", &message);
         }
+        self.eal_arguments();
+    }
+
+    fn eal_arguments(&mut self) {
+        let config = self.config;
+        // The argument whose value may stand in the next one.
+        let mut waiting = None;
         for argument in config.dpdk.eal.iter() {
-            let word = argument.split('=').next().unwrap_or_default();
-            if let Some((_, key)) = OWN_EAL_ARGUMENTS.iter().find(|(own, _)| *own == word) {
-                let message = format!("Polder gives `{word}` itself; set `{key}` instead");
+            let message = if argument.starts_with('-') {
+                let (name, value) = match argument.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (argument.as_str(), None),
+                };
+                waiting = Some(name).filter(|_| value.is_none());
+                eal_problem(name, value)
+            } else if let Some(name) = waiting.take() {
+                eal_problem(name, Some(argument)).filter(|_| eal_problem(name, None).is_none())
+            } else {
+                Some(format!(
+                    "`{}` is no argument of DPDK's, which begin with `-`; it would ignore this and all behind it",
+                    **argument
+                ))
+            };
+            if let Some(message) = message {
                 self.error(argument.node, "", &message);
             }
         }
@@ -424,20 +484,17 @@ impl Rules<'_, '_, '_> {
                 "`family` is for services of a mark: here the address tells the family; remove it";
             self.error(node, "family", message);
         }
-        if service.port == Some(0)
-            && service.persistence.is_none()
-            && self.sound(node, &["persistence"])
-        {
-            let message = "port 0, which stands for every port, needs `persistence`, so that all ports of a client \
-                           go to one server: add `persistence: {}`, or give a port";
-            self.error(node, "port", message);
+        let port = sessions::mix(service).clashes().find(|c| c.key == "port");
+        if let Some(clash) = port.filter(|_| self.sound(node, &["persistence"])) {
+            let message = format!("{}: {}", clash.why, clash.instead);
+            self.error(node, "port", &message);
         }
     }
 
     fn scheduler(&mut self, service: &Located<Service>) {
         let name = service.scheduler.as_str();
-        if !SCHEDULERS.contains(&name) {
-            let message = choice_message("scheduler", name, SCHEDULERS);
+        if !sched::NAMES.contains(&name) {
+            let message = choice_message("scheduler", name, &sched::NAMES);
             self.error(service.node, "scheduler", &message);
             return;
         }
@@ -445,7 +502,14 @@ impl Rules<'_, '_, '_> {
         let mut sound = true;
         for flag in service.scheduler_flags.iter() {
             if let Err(e) = check(&[(**flag).clone()]) {
-                self.error(flag.node, "", &e.to_string());
+                let near = match &e {
+                    SchedError::UnknownFlag { flag, accepts, .. } => {
+                        nearest(flag, accepts.iter().copied())
+                    }
+                    _ => None,
+                };
+                let meant = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+                self.error(flag.node, "", &format!("{e}{meant}"));
                 sound = false;
             }
         }
@@ -511,6 +575,17 @@ impl Rules<'_, '_, '_> {
                 "address",
                 &format!("{addr} is {what}, no address of a server"),
             );
+        } else if matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local()) {
+            let message = format!(
+                "{addr} is a link-local address, of which every link has its own; give the server's global or \
+                 unique local one"
+            );
+            self.error(node, "address", &message);
+        } else if self.is_broadcast(addr) {
+            let message = format!(
+                "{addr} is the broadcast address of a port's subnet, no address of a server"
+            );
+            self.error(node, "address", &message);
         } else if Some(addr) == vip && self.sound(service.node, &["address"]) {
             let message = format!(
                 "{addr} is the virtual address of this very service; a server needs its own"
@@ -647,8 +722,13 @@ impl Rules<'_, '_, '_> {
         let (upper, lower) = (server.upper_threshold, server.lower_threshold);
         if lower > upper && self.sound(server.node, &["upper_threshold"]) {
             let message = match upper {
-                0 => "a lower threshold needs an upper one".to_owned(),
-                _ => format!("{lower} is above the upper threshold, {upper}"),
+                0 => format!(
+                    "a lower threshold needs an upper one, `upper_threshold: {lower}` or more; give one, or remove it"
+                ),
+                _ => format!(
+                    "{lower} is above the upper threshold, {upper}; did you mean `upper_threshold: {lower}, \
+                     lower_threshold: {upper}`?"
+                ),
             };
             self.error(server.node, "lower_threshold", &message);
         }
@@ -738,6 +818,14 @@ impl Rules<'_, '_, '_> {
 
     fn is_own(&self, addr: IpAddr) -> bool {
         self.known.own_addresses.contains(&addr)
+    }
+
+    /// Whether `addr` is the broadcast address of a subnet of a port.
+    fn is_broadcast(&self, addr: IpAddr) -> bool {
+        let IpAddr::V4(a) = addr else { return false };
+        let subnets = self.config.ports.iter().flat_map(|p| p.addresses.iter());
+        let mut around = subnets.filter(|s| s.0.len < 31 && contains(s.0, addr));
+        around.any(|s| u32::from(a) | (u32::MAX << (32 - s.0.len.max(1))) == u32::MAX)
     }
 
     /// Whether `port` has subnets of the family of `addr`, but none that it is in.

@@ -1,6 +1,7 @@
 //! Broken configurations and what is said of each.
 
 mod sessions;
+mod sync;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -186,11 +187,6 @@ fn keys_are_checked() {
             "nothing near",
             format!("{PORT}{WEB}metrics: {{colour: red}}\n"),
             &["3:11: error: metrics.colour: unknown key; known here are `listen` and `detail`"],
-        ),
-        row(
-            "a later release's",
-            format!("{PORT}{WEB}sync: {{role: master}}\n"),
-            &["3:1: error: sync: this release of Polder does not have `sync` yet"],
         ),
         row(
             "duplicate key",
@@ -383,6 +379,36 @@ fn dpdk_is_consistent() {
             "EAL argument of ours",
             format!("{PORT}{WEB}dpdk: {{eal: [\"-l\", \"1\"]}}\n"),
             &["3:14: error: dpdk.eal[0]: Polder gives `-l` itself; set `dpdk.cores` instead"],
+        ),
+        row(
+            "EAL argument of ours, cut short or joined to its value",
+            format!("{PORT}{WEB}dpdk: {{eal: [--no-hu, -m512, --log-level=8, -n, \"4\"]}}\n"),
+            &[
+                "3:14: error: dpdk.eal[0]: Polder gives `--no-hu` itself; set `dpdk.hugepages`",
+                "3:23: error: dpdk.eal[1]: Polder gives `-m512` itself; set `dpdk.memory`",
+            ],
+        ),
+        row(
+            "EAL arguments that end the program",
+            format!(
+                "{PORT}{WEB}dpdk: {{eal: [--help, -h, --hel, --log-level=help, --log-level, help]}}\n"
+            ),
+            &[
+                "3:14: error: dpdk.eal[0]: with `--help` DPDK prints a help text and ends the program",
+                "3:22: error: dpdk.eal[1]: with `-h` DPDK",
+                "3:26: error: dpdk.eal[2]: with `--help` DPDK",
+                "3:33: error: dpdk.eal[3]: with `--log-level=help` DPDK",
+                "3:64: error: dpdk.eal[5]: with `--log-level=help` DPDK",
+            ],
+        ),
+        row(
+            "EAL arguments that DPDK would ignore",
+            format!("{PORT}{WEB}dpdk: {{eal: [bogus, --log-level=8, more, --, -v]}}\n"),
+            &[
+                "3:14: error: dpdk.eal[0]: `bogus` is no argument of DPDK's",
+                "3:36: error: dpdk.eal[2]: `more` is no argument of DPDK's",
+                "3:42: error: dpdk.eal[3]: behind `--` DPDK ignores everything",
+            ],
         ),
     ]);
 }
@@ -702,6 +728,25 @@ fn services_are_consistent() {
             ],
         ),
         row(
+            "a flag with a slip",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: mh, scheduler_flags: [fallbak, tabel=251], servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:85: error: services[0].scheduler_flags[0]: scheduler `mh` has no flag `fallbak`; it has fallback, port, table=SLOTS; did you mean `fallback`?",
+                "3:94: error: services[0].scheduler_flags[1]: scheduler `mh` has no flag `tabel=251`; it has fallback, port, table=SLOTS",
+            ],
+        ),
+        row(
+            "a kernel flag's dash",
+            service(
+                "  - {protocol: tcp, address: 192.0.2.80, port: 80, scheduler: sh, scheduler_flags: [kernel-tables], servers: [{address: 10.0.0.11}]}\n",
+            ),
+            &[
+                "3:85: error: services[0].scheduler_flags[0]: scheduler `sh` has no flag `kernel-tables`; it has fallback, port, kernel_tables; did you mean `kernel_tables`?",
+            ],
+        ),
+        row(
             "same service",
             service(
                 "  - {name: a, protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n  - {name: b, protocol: tcp, address: 192.0.2.80, port: 80, servers: [{address: 10.0.0.11}]}\n",
@@ -800,14 +845,14 @@ fn servers_are_consistent() {
             "thresholds",
             servers("      - {address: 10.0.0.11, upper_threshold: 50, lower_threshold: 60}\n"),
             &[
-                "7:68: error: services[0].servers[0].lower_threshold: 60 is above the upper threshold, 50",
+                "7:68: error: services[0].servers[0].lower_threshold: 60 is above the upper threshold, 50; did you mean `upper_threshold: 60, lower_threshold: 50`?",
             ],
         ),
         row(
             "lower threshold alone",
             servers("      - {address: 10.0.0.11, lower_threshold: 60}\n"),
             &[
-                "7:47: error: services[0].servers[0].lower_threshold: a lower threshold needs an upper one",
+                "7:47: error: services[0].servers[0].lower_threshold: a lower threshold needs an upper one, `upper_threshold: 60` or more; give one, or remove",
             ],
         ),
         row(
@@ -851,6 +896,20 @@ fn servers_are_consistent() {
             "loopback server",
             servers("      - {address: 127.0.0.1}\n"),
             &["7:19: warning: services[0].servers[0].address: 127.0.0.1 is a loopback address"],
+        ),
+        row(
+            "broadcast address of a subnet",
+            servers("      - {address: 192.0.2.255}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: 192.0.2.255 is the broadcast address of a port's subnet",
+            ],
+        ),
+        row(
+            "link-local server",
+            servers("      - {address: \"fe80::11\", forwarding: tunnel}\n"),
+            &[
+                "7:19: error: services[0].servers[0].address: fe80::11 is a link-local address, of which every link has its",
+            ],
         ),
         row(
             "broadcast server",
@@ -1102,12 +1161,25 @@ fn a_file_that_can_not_be_read_is_a_problem_without_a_position() {
         text.starts_with("/nonexistent/p.yaml: error: the file can't be read: "),
         "{text}"
     );
-    let problems = load(std::path::Path::new("/dev/zero")).expect_err("it never ends");
-    assert!(
-        problems[0].message.contains("larger than 8 MB"),
-        "{}",
-        problems[0]
-    );
+    let large = tempfile::NamedTempFile::new().expect("a file");
+    let size = super::MAX_BYTES as u64 + 1;
+    large.as_file().set_len(size).expect("a hole");
+    let problems = load(large.path()).expect_err("it is too large");
+    let message = &problems[0].message;
+    assert!(message.contains("larger than 8 MB"), "{message}");
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_never_waited_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()), "a pipe");
+    for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
+        let problems = load(path).expect_err("it is no file");
+        let message = &problems[0].message;
+        assert!(message.contains("not a regular file"), "{message}");
+    }
 }
 
 /// Nine levels of nine aliases each: 387 million values if they were expanded.
@@ -1230,8 +1302,16 @@ fn what_is_announced_for_later_is_not_in_the_model() {
             &schema["definitions"][map]
         };
         assert!(target["properties"].get(key).is_none(), "{map}.{key}");
-        assert!(!model::SCHEDULERS.contains(key), "{key}");
     }
+}
+
+#[test]
+fn the_reference_names_every_scheduler() {
+    let schema = schema().to_value();
+    let key = &schema["definitions"]["Service"]["properties"]["scheduler"];
+    let said = key["description"].as_str().expect("a description");
+    let names = crate::sched::NAMES.join(", ");
+    assert!(said.contains(&names), "{said} does not say {names}");
 }
 
 #[test]

@@ -59,6 +59,17 @@ pub struct PortRange(pub u16, pub u16);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HexBytes(pub Vec<u8>);
 
+/// An address and a port that sync messages go to, such as `224.0.0.81:8848` or `[ff02::81]:8848`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SyncAddress(pub SocketAddr);
+
+/// A share in millionths, written `99%`, `99.5%` or `0.99`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u32);
+
+/// Millionths in the whole.
+const WHOLE: u32 = 1_000_000;
+
 /// Units of a duration and what they are in milliseconds, the longest first.
 const PERIOD_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
@@ -309,6 +320,99 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl FromStr for SyncAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = crate::sync::ipvs::PORT;
+        match text.parse() {
+            Ok(SocketAddr::V6(a)) if a.scope_id() != 0 => Err(format!(
+                "`{text}` names an interface by its number; give its name as `interface`; did you mean `{}`?",
+                SocketAddr::new((*a.ip()).into(), a.port())
+            )),
+            Ok(addr) if addr.port() == 0 => Err(format!(
+                "port 0 is none to send to; did you mean `{}`?",
+                SocketAddr::new(addr.ip(), port)
+            )),
+            Ok(addr) => Ok(Self(addr)),
+            Err(_) => {
+                let why =
+                    format!("`{text}` is not an address and a port, such as 224.0.0.81:{port}");
+                let bare = text.trim_matches(['[', ']']);
+                Err(match bare.parse::<IpAddr>() {
+                    Ok(ip) => format!("{why}; did you mean `{}`?", SocketAddr::new(ip, port)),
+                    Err(_) => why,
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Display for SyncAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Millionths of a decimal number such as `0.99`; `None` where it is none or has more than six decimals.
+fn millionths(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 6 {
+        return None;
+    }
+    let whole: u64 = whole.parse().ok()?;
+    let part: u64 = format!("{part:0<6}").parse().ok()?;
+    whole.checked_mul(u64::from(WHOLE))?.checked_add(part)
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let why = || format!("`{text}` is not a share from 0 to 1 such as 99% or 0.99");
+        let (number, per) = match text.strip_suffix('%') {
+            Some(number) => (number.trim_end(), 100),
+            None => (text, 1),
+        };
+        let value = millionths(number).ok_or_else(why)?;
+        let share = value / per;
+        match u32::try_from(share) {
+            Ok(share) if share <= WHOLE && value.is_multiple_of(per) => Ok(Self(share)),
+            _ if per == 1 && share <= 100 * u64::from(WHOLE) => {
+                Err(format!("{}; did you mean `{text}%`?", why()))
+            }
+            _ => Err(why()),
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (percent, part) = (self.0 / 10_000, self.0 % 10_000);
+        let part = format!("{part:04}");
+        match part.trim_end_matches('0') {
+            "" => write!(f, "{percent}%"),
+            part => write!(f, "{percent}.{part}%"),
+        }
+    }
+}
+
+impl Share {
+    /// Of a number from 0 to 1.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is clamped.
+    pub fn of(ratio: f64) -> Self {
+        Self((ratio.clamp(0.0, 1.0) * f64::from(WHOLE)).round() as u32)
+    }
+
+    /// From 0 to 1.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(WHOLE)
+    }
+}
+
 impl FromStr for Netmask {
     type Err = String;
 
@@ -526,6 +630,13 @@ text_value!(HexBytes, "bytes in hexadecimal digits", "00", deserialize_str, |v, 
     "type": "string", "title": "hexadecimal", "pattern": "^([0-9a-fA-F]{2})+$"
 });
 
+text_value!(SyncAddress, "an address and a port", "224.0.0.81:1", deserialize_str, |v, s| s.collect_str(v), {
+    "type": "string", "title": "address:port", "pattern": "^.*:[0-9]{1,5}$"
+});
+text_value!(Share, "a share such as 99%", "1", deserialize_any, |v, s| s.collect_str(v), {
+    "type": ["number", "string"], "title": "share", "pattern": "^[0-9]+([.][0-9]{1,6})? *%?$"
+});
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -557,6 +668,38 @@ mod tests {
         assert_eq!("64k".parse(), Ok(Size(65_536)));
         assert_eq!("17".parse(), Ok(Size(17)));
         assert!("99999999999T".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn a_share_is_written_in_percent_or_as_a_fraction() {
+        for (text, millionths, printed) in [
+            ("99%", 990_000, "99%"),
+            ("0.99", 990_000, "99%"),
+            ("99.5 %", 995_000, "99.5%"),
+            ("0.999999", 999_999, "99.9999%"),
+            ("1", 1_000_000, "100%"),
+            ("0", 0, "0%"),
+        ] {
+            let share: Share = text.parse().expect(text);
+            assert_eq!((share.0, share.to_string().as_str()), (millionths, printed));
+            assert_eq!(printed.parse(), Ok(share));
+        }
+        for text in [
+            "",
+            "%",
+            ".5",
+            "1.",
+            "101%",
+            "-1",
+            "0.1234567",
+            "0.00001%",
+            "a",
+        ] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
+        }
+        let e = "99".parse::<Share>().expect_err("no percent sign");
+        assert!(e.ends_with("did you mean `99%`?"), "{e}");
+        assert!((Share(990_000).ratio() - 0.99).abs() < 1e-9);
     }
 
     #[test]
@@ -599,6 +742,7 @@ mod tests {
             let _ = (text.parse::<Period>(), text.parse::<Size>(), text.parse::<Address>());
             let _ = (text.parse::<Cidr>(), text.parse::<MacAddr>(), text.parse::<Netmask>());
             let _ = (text.parse::<PortRange>(), text.parse::<HexBytes>());
+            let _ = (text.parse::<SyncAddress>(), text.parse::<Share>());
         }
     }
 }

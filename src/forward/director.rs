@@ -8,6 +8,7 @@
 //! the burst 15 ns each at worst, server and service counters in L1, header rewrite 10 ns. Two cold lines per packet.
 
 mod ahead;
+mod carried;
 mod choice;
 mod datagram;
 mod defence;
@@ -15,6 +16,8 @@ mod errors;
 mod ipsec;
 mod one_packet;
 mod outgoing;
+mod peer;
+mod scheduling;
 mod sctp;
 mod session;
 mod tunnelled;
@@ -24,26 +27,27 @@ use std::sync::Arc;
 use super::defence::Active;
 use super::defs::{OnServerDown, PortId};
 use super::fib::Egress;
-use super::snapshot::{FTP, FamilyIndex, Service, Services, Snapshot};
-use crate::net::icmp::IcmpError;
-use crate::net::packet::{proto, tcp_flags};
-use crate::net::scope::is_valid_source;
+use super::snapshot::{FamilyIndex, Service, Services, Snapshot};
+use super::tell::{Tell, Told4Or6};
+use crate::net::packet::proto;
 use crate::net::{
     BURST, DropReason, Family, FlowKey, HashKey, Ip, L3, Packet, PacketBuf, Tick, V4, V6,
     hash_bytes, parse,
 };
-use crate::table::state::{
-    SctpEvent, SctpState, TcpState, TcpTable, new_connection_expected, tcp_step,
-};
+use crate::sync::master::Told;
+use crate::table::state::{SctpState, TcpState, TcpTable, new_connection_expected, tcp_step};
 use crate::table::{
     Conn, ConnIdx, ConnTable, Dest, DestId, Direction, Ends, Expiry, Hit, InsertError, NONE,
     ServiceId, TableError, Templates, WorkerCounters,
 };
 
 use ahead::{Ahead, Aheads};
-use choice::{Chosen, Refused};
+use carried::{Carried, Known};
+use choice::Chosen;
 use datagram::Applied;
-pub use session::Evict;
+pub use datagram::{PIECES_MAX, Piece, Pieces};
+pub use peer::{PeerConn, PeerOutcome, PeerRule, dest_of, find_dest, is_peers};
+pub use session::{Evict, session_hash};
 
 /// What is to be done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,12 +87,6 @@ pub trait Sink<B: PacketBuf> {
     fn send_own(&mut self, buf: B, verdict: Verdict);
 }
 
-/// Fragments of one datagram at most.
-pub const PIECES_MAX: usize = 64;
-
-/// The fragments of one datagram in the order of their offsets, each with the port that it came in by.
-pub type Pieces<B> = arrayvec::ArrayVec<(PortId, B), PIECES_MAX>;
-
 /// What comes with a burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
@@ -100,6 +98,11 @@ pub struct Context<'a> {
     pub templates: &'a Templates,
     /// Defences that are in force.
     pub defence: Active,
+    /// What peers of the `ipvs` format are told, if they are told anything.
+    pub tell: Option<&'a Tell>,
+    /// Whether another director serves, and this one leaves clients' packets to the kernel (`backup_only`, specification
+    /// §9.10).
+    pub off_duty: bool,
     /// Counters of this worker.
     pub counters: &'a WorkerCounters,
     /// Port the frames came in by.
@@ -109,7 +112,7 @@ pub struct Context<'a> {
 }
 
 /// A family in the data path: which of the director's tables and the snapshot's indexes are its own.
-pub trait Side: Family {
+pub trait Side: Family + Told4Or6 {
     /// The director's connections of this family.
     fn table(director: &mut Director) -> &mut ConnTable<Self>;
     /// The snapshot's lookups of this family.
@@ -217,6 +220,13 @@ impl Director {
     #[must_use]
     pub fn connections<F: Side>(&mut self) -> &ConnTable<F> {
         F::table(self)
+    }
+
+    /// How many entries the tables have at most, IPv4 and IPv6.
+    #[must_use]
+    pub fn places(&self) -> (usize, usize) {
+        // One more each, while an old entry makes room for a new one.
+        (self.v4.capacity() + 1, self.v6.capacity() + 1)
     }
 
     /// Connections in both tables.
@@ -333,6 +343,7 @@ impl Director {
             }) => {
                 return self.reply(cx, p, index, sink);
             }
+            _ if cx.off_duty => return Verdict::Punt,
             Some(Hit { index, .. }) => self.usable(cx, p, index),
             None => Usable::No,
         };
@@ -340,6 +351,7 @@ impl Director {
             Usable::Yes(index, dest) => self.serve(cx, p, index, dest, sink),
             Usable::Keyed(index, dest) => self.keyed(cx, p, index, dest, sink),
             Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
+            Usable::Unbound(index) => self.serve_unbound(cx, p, index, sink),
             Usable::No => self.miss(cx, p, sink),
         }
     }
@@ -382,223 +394,11 @@ impl Director {
                 None if amid && !expire => return Usable::Refused,
                 None | Some(OnServerDown::Reschedule) => {}
             }
+        } else if conn.dest == NONE && !opens {
+            return self.usable_late::<F>(cx, index);
         }
         self.remove::<F>(cx, index);
         Usable::No
-    }
-
-    /// A packet of no connection here.
-    #[inline(never)]
-    fn miss<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        let index = F::index(&cx.snapshot.services);
-        let flow = p.ip.flow;
-        if let Some((id, mark)) = index.service(&flow, cx.ingress) {
-            let Some(service) = cx.snapshot.service(id) else {
-                return Verdict::Drop(DropReason::Internal);
-            };
-            if service.def.one_packet && flow.proto == proto::UDP {
-                // Nothing of it is any worker's own.
-                return self.one_packet(cx, p, service, mark, sink);
-            }
-            // A mark's rule may fit both directions. What may be a reply is looked up as one first.
-            let answers = service.mark() != 0 && index.is_dest(flow.src, flow.src_port, flow.proto);
-            let (client, port) = if answers {
-                (flow.dst, flow.dst_port)
-            } else {
-                (flow.src, flow.src_port)
-            };
-            if let Some(other) = self.other_owner::<F>(cx, client, port, flow.proto) {
-                return Verdict::HandOver(other);
-            }
-            return self.schedule(cx, p, service, mark, sink);
-        }
-        if let Some(id) = index.initiator(flow.src, flow.src_port, flow.proto) {
-            return self.server_speaks(cx, p, id, sink);
-        }
-        if index.is_dest(flow.src, flow.src_port, flow.proto) {
-            if let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto) {
-                return Verdict::HandOver(other);
-            }
-            if cx.snapshot.services.sysctls.nat_icmp_send && p.ip.tcp_flags & tcp_flags::RST == 0 {
-                // Specification §2.6: the server learns that nobody waits for this.
-                self.answer(cx, p, IcmpError::PortUnreachable, None, sink);
-                return Verdict::Drop(DropReason::NoConnection);
-            }
-        }
-        Verdict::Punt
-    }
-
-    /// The worker that owns the client's connections, if it is another and the packet may still be handed over.
-    fn other_owner<F: Side>(
-        &self,
-        cx: &Context<'_>,
-        client: F::Addr,
-        port: u16,
-        proto: u8,
-    ) -> Option<usize> {
-        if self.config.workers == 1 || cx.handed {
-            return None;
-        }
-        let owner = owner::<F>(
-            &self.config.owner_key,
-            self.config.workers,
-            client,
-            port,
-            proto,
-        );
-        (owner != self.config.worker).then_some(owner)
-    }
-
-    /// What keeps a packet from being scheduled, whatever its service.
-    fn unschedulable<F: Side, B: PacketBuf>(
-        cx: &Context<'_>,
-        p: &Carried<'_, F, B>,
-    ) -> Option<Verdict> {
-        let ip = &*p.ip;
-        if !ip.l4_whole {
-            return Some(Verdict::Drop(DropReason::L4Short));
-        }
-        // What is of no connection and starts none is passed on: the kernel, which has the address, answers as for any
-        // closed port.
-        let verdict = match ip.flow.proto {
-            proto::TCP => {
-                let sloppy = cx.snapshot.services.switches.sloppy_tcp;
-                let starts = ip.tcp_flags & tcp_flags::RST == 0
-                    && (sloppy || ip.tcp_flags & tcp_flags::SYN != 0);
-                (!starts).then_some(Verdict::Punt)
-            }
-            proto::SCTP => p.no_association(cx),
-            _ => None,
-        };
-        verdict.or_else(|| Self::misplaced(ip))
-    }
-
-    /// What keeps a packet from being any service's.
-    fn misplaced<F: Side>(ip: &Ip<F>) -> Option<Verdict> {
-        if !ip.l4_whole {
-            Some(Verdict::Drop(DropReason::L4Short))
-        } else if !is_valid_source::<F>(ip.flow.src) {
-            Some(Verdict::Drop(DropReason::IpSource))
-        } else if ip.flow.src_port == FTP_DATA {
-            Some(Verdict::Punt)
-        } else {
-            None
-        }
-    }
-
-    /// A new connection (specification §2.5).
-    fn schedule<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        service: &Arc<Service>,
-        mark: u32,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        let limit = service.def.new_connections_per_second != 0;
-        let sctp = p.ip.flow.proto == proto::SCTP;
-        if limit
-            && !sctp
-            && let Some(verdict) = self.limited(cx, p, service, mark, sink)
-        {
-            return verdict;
-        }
-        if let Some(verdict) = Self::unschedulable(cx, p) {
-            return verdict;
-        }
-        if limit && sctp && !self.take(cx, service) {
-            // What follows an INIT tells nothing by which a server could be found again.
-            return self.overload(cx, service);
-        }
-        if self.throttled(cx, service.id) {
-            return Verdict::Drop(DropReason::Overload);
-        }
-        let chosen = match self.choose(cx, p, service, mark, choice::Use::Connection) {
-            Ok(chosen) => chosen,
-            Err(refused) => return self.refuse(cx, p, service, refused, sink),
-        };
-        self.connect(cx, p, service, mark, &chosen, sink)
-    }
-
-    /// Makes the connection of a packet whose server is chosen, and serves the packet.
-    fn connect<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        service: &Service,
-        mark: u32,
-        chosen: &Chosen<'_>,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        match self.make::<F>(cx, &p.ip.flow, service, mark, chosen) {
-            Ok(index) => {
-                self.take_session::<F, B>(cx, index, sink);
-                self.serve(cx, p, index, chosen.dest, sink)
-            }
-            Err(reason) => Verdict::Drop(reason),
-        }
-    }
-
-    /// Makes the connection of a client's flow whose server is chosen.
-    fn make<F: Side>(
-        &mut self,
-        cx: &Context<'_>,
-        flow: &FlowKey<F>,
-        service: &Service,
-        mark: u32,
-        chosen: &Chosen<'_>,
-    ) -> Result<ConnIdx, DropReason> {
-        let dest = chosen.dest;
-        if !chosen.counted {
-            dest.bind_unchecked();
-        }
-        let ends = Ends {
-            proto: flow.proto,
-            caddr: flow.src,
-            cport: flow.src_port,
-            vaddr: flow.dst,
-            vport: flow.dst_port,
-            daddr: F::from_ip(dest.addr).unwrap_or_default(),
-            dport: server_port(service, dest, flow.dst_port),
-        };
-        self.insert::<F>(cx, &ends, service, mark, chosen)
-    }
-
-    /// What becomes of a packet for which no server was chosen.
-    fn refuse<F: Side, B: PacketBuf>(
-        &mut self,
-        cx: &Context<'_>,
-        p: &mut Carried<'_, F, B>,
-        service: &Service,
-        refused: Refused,
-        sink: &mut impl Sink<B>,
-    ) -> Verdict {
-        let counters = cx.counters.service(service.id);
-        match refused {
-            Refused::NoServer if service.port() == FTP && p.ip.flow.dst_port != FTP => {
-                // Not FTP data of anybody's.
-                Verdict::Punt
-            }
-            Refused::NoServer => {
-                counters.rejected_no_server.inc();
-                self.answer(cx, p, IcmpError::PortUnreachable, Some(p.ip.flow.dst), sink);
-                Verdict::Drop(DropReason::NoServer)
-            }
-            Refused::NoKey => {
-                counters.rejected_no_key.inc();
-                Verdict::Drop(DropReason::NoKey)
-            }
-            Refused::TemplateTableFull | Refused::KeyTooLong => {
-                counters.rejected_template_table_full.inc();
-                Verdict::Drop(DropReason::TemplateTableFull)
-            }
-            Refused::Drop(reason) => Verdict::Drop(reason),
-        }
     }
 
     /// Puts the connection of a counted server into the table. When it can't be, server and template are given back.
@@ -631,6 +431,9 @@ impl Director {
                 counters.connections.inc();
                 cx.counters.dest(dest.id).connections.inc();
                 cx.counters.connections.set(self.len() as u64);
+                if let Some(tell) = cx.tell {
+                    tell.begin::<F>(self.config.worker, inserted.index, Told::default());
+                }
                 Ok(inserted.index)
             }
             Err(e) => {
@@ -658,10 +461,21 @@ impl Director {
         dest: &Dest,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
-        let conn = self.advance(cx, p, index, dest, Direction::FromClient);
+        let conn = self.advance(cx, p, index, Some(dest), Direction::FromClient);
         let (service, daddr, dport) = (conn.service, conn.daddr(), conn.dport());
         count_in(cx, ServiceId(service), dest.id, p.ip.len());
+        if let Some(tell) = cx.tell {
+            self.offer_to_peers::<F>(cx, tell, index);
+        }
         self.dispatch(cx, p, dest, daddr, dport, sink)
+    }
+
+    /// Offers a connection to peers after a client's packet.
+    #[inline(never)]
+    fn offer_to_peers<F: Side>(&mut self, cx: &Context<'_>, tell: &Tell, index: ConnIdx) {
+        let worker = self.config.worker;
+        let conn = F::table(self).get(index);
+        tell.packet::<F>(worker, index, conn, cx.templates, cx.now);
     }
 
     /// A server's packet of a connection: state, counters, and back to the client with the virtual address.
@@ -673,12 +487,19 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let id = DestId(F::table(self).get(index).dest);
-        let Some(dest) = cx.snapshot.dest(id) else {
-            return Verdict::Drop(DropReason::DestUnavailable);
+        let (index, dest) = match cx.snapshot.dest(id) {
+            Some(dest) => (index, Some(dest)),
+            None => match self.bind_late::<F>(cx, index) {
+                Some((index, dest)) => (index, Some(dest)),
+                None => (index, None),
+            },
         };
-        let conn = self.advance(cx, p, index, dest, Direction::FromServer);
-        let (vaddr, vport) = (conn.vaddr(), conn.vport());
-        self.leave_as(cx, p, dest, (vaddr, vport), sink)
+        let conn = self.advance(cx, p, index, dest.map(|d| &**d), Direction::FromServer);
+        let from = (conn.vaddr(), conn.vport());
+        match dest {
+            Some(dest) => self.leave_as(cx, p, dest, from, sink),
+            None => self.translate_source(cx, p, None, from, sink),
+        }
     }
 
     /// Runs the protocol's state machine (specification §7) and restarts the connection's timer.
@@ -687,7 +508,7 @@ impl Director {
         cx: &Context<'_>,
         p: &Carried<'_, F, B>,
         index: ConnIdx,
-        dest: &Dest,
+        dest: Option<&Dest>,
         direction: Direction,
     ) -> &Conn<F> {
         let timeouts = &cx.snapshot.services.timeouts;
@@ -718,9 +539,9 @@ impl Director {
         {
             conn.state = step.state;
             conn.set_flags(step.flags);
-            match step.active {
-                1 => dest.shared.activate(),
-                -1 => dest.shared.deactivate(),
+            match (step.active, dest) {
+                (1, Some(dest)) => dest.shared.activate(),
+                (-1, Some(dest)) => dest.shared.deactivate(),
                 _ => {}
             }
         }
@@ -772,9 +593,6 @@ impl Director {
     }
 }
 
-/// The source port of FTP data connections, which IPVS never schedules (specification §2.5).
-const FTP_DATA: u16 = 20;
-
 /// Set on a connection whose last packet could not say whose it was: the session that names itself next may be one
 /// that its server has just named; the director's own.
 const OPEN: u16 = 0x0008;
@@ -782,82 +600,13 @@ const OPEN: u16 = 0x0008;
 /// Set on a controlled connection once its template was told that it lasts; the director's own.
 const ASSURED: u16 = 0x8000;
 
-/// A packet in its buffer.
-struct Carried<'a, F: Family, B> {
-    ip: &'a mut Ip<F>,
-    buf: &'a mut B,
-    known: Known<'a>,
-}
-
-impl<'a, F: Family, B: PacketBuf> Carried<'a, F, B> {
-    fn new(ip: &'a mut Ip<F>, buf: &'a mut B) -> Self {
-        Self {
-            ip,
-            buf,
-            known: Known::Nothing,
-        }
-    }
-
-    /// Whether the packet opens a connection: a SYN, or an INIT.
-    #[inline]
-    fn opens(&self) -> bool {
-        match self.ip.flow.proto {
-            proto::TCP => self.ip.tcp_flags & tcp_flags::SYN != 0,
-            proto::SCTP => self.sctp_event() == Some(SctpEvent::Init),
-            _ => false,
-        }
-    }
-
-    /// The transport header and all that follows it, of a datagram in fragments.
-    fn whole(&self) -> Option<&'a [u8]> {
-        match self.known {
-            Known::Whole(whole) => Some(whole),
-            _ => None,
-        }
-    }
-
-    /// What was found out ahead of the packet's turn.
-    fn ahead(&self) -> Ahead {
-        match self.known {
-            Known::Ahead(ahead) => *ahead,
-            _ => Ahead::default(),
-        }
-    }
-
-    /// The payload of a UDP packet: as long as its length field says, if the packet has so much.
-    fn payload(&self) -> &[u8] {
-        let l4 = match self.whole() {
-            Some(whole) => whole,
-            None => &self.buf.data()[usize::from(self.ip.l4)..usize::from(self.ip.end)],
-        };
-        udp_payload(l4)
-    }
-}
-
-/// What is known of a packet beside its frame.
-#[derive(Clone, Copy)]
-enum Known<'a> {
-    Nothing,
-    /// Of the first fragment of a datagram: the transport header and all that follows it in the whole datagram.
-    Whole(&'a [u8]),
-    /// What was found out ahead of its turn.
-    Ahead(&'a Ahead),
-}
-
-/// The payload of the UDP datagram in `l4`.
-fn udp_payload(l4: &[u8]) -> &[u8] {
-    let [_, _, _, _, a, b, _, _, rest @ ..] = l4 else {
-        return &[];
-    };
-    let len = usize::from(u16::from_be_bytes([*a, *b])).saturating_sub(8);
-    rest.get(..len).unwrap_or(rest)
-}
-
 enum Usable<'a> {
     Yes(ConnIdx, &'a Arc<Dest>),
     /// As `Yes`, and the packet is to be looked into first.
     Keyed(ConnIdx, &'a Arc<Dest>),
     Refused,
+    /// A peer told of it, and its real server is not known here.
+    Unbound(ConnIdx),
     No,
 }
 
@@ -958,16 +707,6 @@ fn release<F: Family>(cx: &Context<'_>, conn: &Conn<F>) {
     }
     if conn.template != NONE {
         cx.templates.release(conn.template, cx.now);
-    }
-}
-
-/// The port that a server gets a packet for `port` on (specification §3.2).
-fn server_port(service: &Service, dest: &Dest, port: u16) -> u16 {
-    let by_fallback = service.port() != 0 && service.port() != port;
-    if dest.port == 0 || by_fallback || service.def.keeps_port() {
-        port
-    } else {
-        dest.port
     }
 }
 

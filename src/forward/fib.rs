@@ -1,14 +1,14 @@
 //! Forwarding information: where a packet for an address leaves, and with which MAC addresses.
 //!
 //! Immutable; built by the management core from static and kernel routes and neighbours, and published with the
-//! snapshot. The way to every real server is resolved at build time, so towards servers no lookup is left; towards
-//! clients it is one longest-prefix match and one neighbour lookup.
+//! snapshot. The ways to every real server and to every next hop are resolved at build time, so towards servers no
+//! lookup is left; towards clients it is one longest-prefix match, and a neighbour lookup for those on the link.
 
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use super::defs::{NeighbourDef, PortDef, PortId, Prefix, RouteDef};
+use super::defs::{NeighbourDef, PortDef, PortId, Prefix, RouteDef, address_bytes};
 use crate::net::{Addr4, Addr6, Family, Mac, V4, V6};
 use crate::table::DestId;
 
@@ -57,12 +57,15 @@ pub struct FibPort {
 }
 
 /// The routes of one prefix length.
-type Level<F> = (u8, HashMap<<F as Family>::Addr, Hop<F>>);
+type Level<F> = (u8, HashMap<<F as Family>::Addr, Hop>);
 
+/// Where a route leads.
 #[derive(Clone, Copy, Debug)]
-struct Hop<F: Family> {
-    port: PortId,
-    via: Option<F::Addr>,
+enum Hop {
+    /// To a next hop, which is looked up when the table is built.
+    Via(Way),
+    /// To the address itself.
+    OnLink(PortId),
 }
 
 /// Longest-prefix match: one hash table per prefix length in use, longest first.
@@ -72,7 +75,10 @@ struct Lpm<F: Family> {
 }
 
 impl<F: Family> Lpm<F> {
-    fn build(routes: &[(Prefix, PortId, Option<IpAddr>)]) -> Self {
+    fn build(
+        routes: &[(Prefix, PortId, Option<IpAddr>)],
+        way_by: impl Fn(PortId, IpAddr) -> Way,
+    ) -> Self {
         let mut levels: Vec<Level<F>> = Vec::new();
         for (to, port, via) in routes {
             let Some(addr) = F::from_ip(to.addr) else {
@@ -85,9 +91,9 @@ impl<F: Family> Lpm<F> {
                     i
                 }
             };
-            let hop = Hop {
-                port: *port,
-                via: via.and_then(F::from_ip),
+            let hop = match via.filter(|via| F::from_ip(*via).is_some()) {
+                Some(via) => Hop::Via(way_by(*port, via)),
+                None => Hop::OnLink(*port),
             };
             // The first route given for a prefix wins, as the first of equal metric does in the kernel.
             levels[at].1.entry(mask::<F>(addr, to.len)).or_insert(hop);
@@ -96,23 +102,22 @@ impl<F: Family> Lpm<F> {
     }
 
     #[inline]
-    fn lookup(&self, addr: F::Addr) -> Option<&Hop<F>> {
+    fn lookup(&self, addr: F::Addr) -> Option<Hop> {
         self.levels
             .iter()
-            .find_map(|(len, hops)| hops.get(&mask::<F>(addr, *len)))
+            .find_map(|(len, hops)| hops.get(&mask::<F>(addr, *len)).copied())
     }
 }
 
 /// `addr` with all but its first `len` bits cleared.
+#[inline]
 #[must_use]
 pub fn mask<F: Family>(addr: F::Addr, len: u8) -> F::Addr {
-    let mut bytes = [0u8; 16];
-    F::write(addr, &mut bytes);
-    for (i, b) in bytes.iter_mut().enumerate().take(F::ADDR_LEN) {
-        let keep = usize::from(len).saturating_sub(i * 8).min(8);
-        *b &= !(0xffu16 >> keep) as u8;
-    }
-    F::read(&bytes)
+    let bits = u128::from_be_bytes(address_bytes::<F>(addr));
+    let kept = u128::MAX
+        .checked_shl(128 - u32::from(len.min(128)))
+        .unwrap_or(0);
+    F::read(&(bits & kept).to_be_bytes())
 }
 
 /// Where packets leave.
@@ -161,8 +166,8 @@ impl Fib {
         let mut fib = Self {
             generation,
             ports,
-            v4: Lpm::build(&routes),
-            v6: Lpm::build(&routes),
+            v4: Lpm { levels: Vec::new() },
+            v6: Lpm { levels: Vec::new() },
             neighbours: input
                 .neighbours
                 .iter()
@@ -170,6 +175,8 @@ impl Fib {
                 .collect(),
             dests: Vec::new(),
         };
+        fib.v4 = Lpm::build(&routes, |port, via| fib.way_by(port, via));
+        fib.v6 = Lpm::build(&routes, |port, via| fib.way_by(port, via));
         let slots = input
             .dests
             .iter()
@@ -199,31 +206,13 @@ impl Fib {
     pub fn way<F: Family>(&self, addr: F::Addr) -> Way {
         let ip: IpAddr = addr.into();
         let hop = match ip {
-            IpAddr::V4(a) => self
-                .v4
-                .lookup(a.into())
-                .map(|h| (h.port, h.via.map(IpAddr::from))),
-            IpAddr::V6(a) => self
-                .v6
-                .lookup(a.into())
-                .map(|h| (h.port, h.via.map(IpAddr::from))),
+            IpAddr::V4(a) => self.v4.lookup(a.into()),
+            IpAddr::V6(a) => self.v6.lookup(a.into()),
         };
-        let Some((port, via)) = hop else {
-            return Way::None;
-        };
-        let next_hop = via.unwrap_or(ip);
-        match (
-            self.neighbours.get(&(port, next_hop)),
-            self.ports.get(usize::from(port.0)),
-        ) {
-            (Some(mac), Some(p)) => Way::Known(Egress {
-                port,
-                mtu: p.mtu,
-                dst_mac: *mac,
-                src_mac: p.mac,
-            }),
-            (None, Some(_)) => Way::Unresolved { port, next_hop },
-            (_, None) => Way::None,
+        match hop {
+            Some(Hop::Via(way)) => way,
+            Some(Hop::OnLink(port)) => self.way_by(port, ip),
+            None => Way::None,
         }
     }
 
@@ -234,20 +223,22 @@ impl Fib {
         self.dests.get(id.0 as usize).copied().unwrap_or(Way::None)
     }
 
-    /// The way to a next hop on a port, for packets that waited for its MAC address.
+    /// The way to a next hop on a port, also for packets that waited for its MAC address; none by a port that is not
+    /// there.
+    #[inline]
     #[must_use]
     pub fn way_by(&self, port: PortId, next_hop: IpAddr) -> Way {
-        match (
-            self.neighbours.get(&(port, next_hop)),
-            self.ports.get(usize::from(port.0)),
-        ) {
-            (Some(mac), Some(p)) => Way::Known(Egress {
+        let Some(p) = self.ports.get(usize::from(port.0)) else {
+            return Way::None;
+        };
+        match self.neighbours.get(&(port, next_hop)) {
+            Some(mac) => Way::Known(Egress {
                 port,
                 mtu: p.mtu,
                 dst_mac: *mac,
                 src_mac: p.mac,
             }),
-            _ => Way::Unresolved { port, next_hop },
+            None => Way::Unresolved { port, next_hop },
         }
     }
 

@@ -6,13 +6,15 @@ pub mod director;
 pub mod exception;
 pub mod fib;
 pub mod snapshot;
+pub mod tell;
 
 pub use defs::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, ServiceKind, Setup,
     Switches, Timeouts,
 };
 pub use director::{
-    Context, Director, DirectorConfig, Evict, PIECES_MAX, Pieces, Side, Sink, Verdict,
+    Context, Director, DirectorConfig, Evict, PIECES_MAX, PeerConn, PeerOutcome, PeerRule, Piece,
+    Pieces, Side, Sink, Verdict,
 };
 pub use fib::{Egress, Fib, FibInput, Way};
 pub use snapshot::{BuildError, Registry, Service, Services, Snapshot};

@@ -18,7 +18,7 @@ use crate::net::packet::proto;
 use crate::net::tunnel::{Tunnel, TunnelKind};
 use crate::net::{Af, Family, FlowKey, Tick};
 use crate::persist::PayloadKey;
-use crate::sched::{Build, SchedState, Scheduler, Spread};
+use crate::sched::{Build, SchedError, SchedState, Scheduler, Spread};
 use crate::table::{
     AdminState, Dest, DestId, DestShared, Method, ServiceId, StateTimeouts, Thresholds,
 };
@@ -35,7 +35,7 @@ pub struct Service {
     /// Real servers in kernel list order, the newest (last in the configuration) first (specification §1.3).
     pub dests: Vec<Arc<Dest>>,
     /// Chooses among `dests`.
-    pub scheduler: Box<dyn Scheduler>,
+    pub scheduler: Arc<dyn Scheduler>,
     /// Chooses the servers of flows that are not remembered, where there may be such.
     pub spread: Option<Arc<Spread>>,
     /// A new template's time, in ticks; 0 when the service is not persistent.
@@ -183,10 +183,17 @@ impl<F: Family> FamilyIndex<F> {
     #[must_use]
     pub fn service(&self, flow: &FlowKey<F>, ingress: PortId) -> Option<(ServiceId, u32)> {
         let mark = self.mark(flow, ingress);
+        self.service_with_mark(flow, mark).map(|id| (id, mark))
+    }
+
+    /// The service of a packet with this mark.
+    #[inline]
+    #[must_use]
+    pub fn service_with_mark(&self, flow: &FlowKey<F>, mark: u32) -> Option<ServiceId> {
         if mark != 0
             && let Some(id) = self.marked.get(&mark)
         {
-            return Some((*id, mark));
+            return Some(*id);
         }
         let at = |port| self.services.get(&(flow.dst, port, flow.proto)).copied();
         at(flow.dst_port)
@@ -194,7 +201,6 @@ impl<F: Family> FamilyIndex<F> {
                 (self.ftp && may_be_ftp_data(flow.proto, flow.dst_port)).then(|| at(FTP))?
             })
             .or_else(|| self.any_port.then(|| at(0))?)
-            .map(|id| (id, mark))
     }
 
     /// Whether some service is a one-packet service.
@@ -395,6 +401,15 @@ pub enum BuildError {
     },
 }
 
+impl BuildError {
+    fn scheduler(of: &ServiceDef, why: &SchedError) -> Self {
+        Self::Scheduler {
+            service: of.name.clone(),
+            message: why.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -498,15 +513,10 @@ impl Registry {
         self.generation
     }
 
-    /// Sets a real server's operational state for the next build; `false` when there is no such server.
-    pub fn set_up(&mut self, id: DestId, up: bool) -> bool {
-        match self.dests.get_mut(id.0 as usize).and_then(Option::as_mut) {
-            Some(slot) => {
-                slot.up = up;
-                true
-            }
-            None => false,
-        }
+    /// Sets a real server's operational state for the next build. The one before; `None` when there is no such server.
+    pub fn set_up(&mut self, id: DestId, up: bool) -> Option<bool> {
+        let slot = self.dests.get_mut(id.0 as usize)?.as_mut()?;
+        Some(std::mem::replace(&mut slot.up, up))
     }
 
     fn build_in_place(
@@ -530,6 +540,8 @@ impl Registry {
         };
         out.v4.set_marks(&setup.marks);
         out.v6.set_marks(&setup.marks);
+        self.take_places(&setup.services)?;
+        // From here on nothing fails: what changes now, counts and positions, is shared with the snapshot that runs.
         let mut kept_services = vec![false; self.services.len()];
         let mut kept_dests = vec![false; self.dests.len()];
         for def in &setup.services {
@@ -549,6 +561,19 @@ impl Registry {
         }
         self.retire(&kept_services, &kept_dests, previous, &mut out);
         Ok(out)
+    }
+
+    /// Gives all services and servers their slots, and asks their schedulers.
+    fn take_places(&mut self, services: &[ServiceDef]) -> Result<(), BuildError> {
+        for def in services {
+            let id = self.service_slot(def)?;
+            for server in def.servers.iter().rev() {
+                self.dest_slot(id, def, server)?;
+            }
+            crate::sched::check(&def.scheduler, &def.flags, def.servers.len())
+                .map_err(|e| BuildError::scheduler(def, &e))?;
+        }
+        Ok(())
     }
 
     fn service_slot(&mut self, def: &ServiceDef) -> Result<ServiceId, BuildError> {
@@ -576,39 +601,49 @@ impl Registry {
         ))
     }
 
+    fn dest_slot(
+        &mut self,
+        service: ServiceId,
+        of: &ServiceDef,
+        def: &DestDef,
+    ) -> Result<usize, BuildError> {
+        let key = (service, def.addr, def.port);
+        if let Some(at) = self.dest_at.get(&key) {
+            return Ok(*at);
+        }
+        let limit = self.dests.len();
+        let at = free_from(&self.dests, &mut self.dest_cursor)
+            .ok_or(BuildError::TooManyServers { limit })?;
+        self.dest_at.insert(key, at);
+        self.dests[at] = Some(DestSlot {
+            service,
+            addr: def.addr,
+            port: def.port,
+            proto: proto_of(of),
+            keeps_port: false,
+            last_weight: 0,
+            up: true,
+            shared: Arc::default(),
+            retired: None,
+            retired_generation: 0,
+        });
+        Ok(at)
+    }
+
     fn dest(
         &mut self,
         service: ServiceId,
         of: &ServiceDef,
         def: &DestDef,
     ) -> Result<Arc<Dest>, BuildError> {
-        let key = (service, def.addr, def.port);
-        let limit = self.dests.len();
-        let at = match self.dest_at.get(&key) {
-            Some(i) => *i,
-            None => {
-                let i = free_from(&self.dests, &mut self.dest_cursor)
-                    .ok_or(BuildError::TooManyServers { limit })?;
-                self.dest_at.insert(key, i);
-                self.dests[i] = Some(DestSlot {
-                    service,
-                    addr: def.addr,
-                    port: def.port,
-                    proto: proto_of(of),
-                    keeps_port: false,
-                    last_weight: 0,
-                    up: true,
-                    shared: Arc::default(),
-                    retired: None,
-                    retired_generation: 0,
-                });
-                i
-            }
-        };
+        let at = self.dest_slot(service, of, def)?;
         let slot = self.dests[at]
             .as_mut()
             .expect("the slot was found or filled above");
-        slot.retired = None;
+        if slot.retired.take().is_some() {
+            // Whoever adds it again means it to serve.
+            slot.up = true;
+        }
         slot.keeps_port = of.keeps_port();
         let takes = def.admin == AdminState::Ready && slot.up;
         let weight = if takes { def.weight } else { 0 };
@@ -659,20 +694,27 @@ impl Registry {
             slot.state = Arc::default();
             slot.previous.clear();
         }
-        let scheduler = crate::sched::build(
-            &def.scheduler,
-            &Build {
-                dests: &dests,
-                previous: &slot.previous,
-                state: &slot.state,
-                flags: &def.flags,
-                seed: def.hash_key.unwrap_or(self.seed),
-            },
-        )
-        .map_err(|e| BuildError::Scheduler {
-            service: def.name.clone(),
-            message: e.to_string(),
-        })?;
+        // Tables take time to fill, and a change somewhere else is no reason to.
+        let same = |b: &&Arc<Service>| {
+            let chooses =
+                |def: &ServiceDef| (def.scheduler.clone(), def.flags.clone(), def.hash_key);
+            chooses(&b.def) == chooses(def) && !crate::sched::edited(&b.dests, &dests)
+        };
+        let scheduler = match before.filter(same) {
+            Some(b) => Arc::clone(&b.scheduler),
+            None => {
+                let build = Build {
+                    dests: &dests,
+                    previous: &slot.previous,
+                    state: &slot.state,
+                    flags: &def.flags,
+                    seed: def.hash_key.unwrap_or(self.seed),
+                };
+                crate::sched::build(&def.scheduler, &build)
+                    .map_err(|e| BuildError::scheduler(def, &e))?
+                    .into()
+            }
+        };
         slot.previous.clone_from(&dests);
         let spread = spread(def, &dests, before, def.hash_key.unwrap_or(self.seed));
         let ids = def.servers.iter().rev().map(|s| s.quic_server_id.clone());

@@ -4,9 +4,16 @@
 //! and the metrics page is written from the same values, so that every surface tells one story. Knows no data path
 //! type: whoever fills them translates.
 
+mod sync;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use sync::{
+    HandOverState, HandOverStep, SyncDaemon, SyncPeer, SyncRejected, SyncStart, SyncStatus,
+    SyncTraffic, SyncUpdate, SyncUpdated,
+};
 
 /// Answer to `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,7 +268,7 @@ pub struct Server {
     pub overloaded: bool,
     /// Removed from the configuration; listed while it has connections or templates.
     pub removed: bool,
-    /// Weight or state were set at run time and differ from the file.
+    /// Weight, thresholds or administrative state were set at run time and differ from the file.
     pub overridden: bool,
     /// Upper threshold, 0 for none.
     pub upper_threshold: u32,
@@ -517,7 +524,7 @@ pub struct Drop {
     pub help: String,
 }
 
-/// Body of `PUT /v1/servers/{service}/{server}`: one or both.
+/// Body of `PUT /v1/servers/{service}/{server}`: what is to change; what it does not name stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerUpdate {
@@ -527,6 +534,15 @@ pub struct ServerUpdate {
     /// New administrative state: `ready`, `drain` or `maint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// New upper threshold, 0 to 2,147,483,647; 0 is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper_threshold: Option<u64>,
+    /// New lower threshold, not above the upper one; 0 is three quarters of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower_threshold: Option<u64>,
+    /// New operational state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<bool>,
 }
 
 /// Body of `PATCH /v1/services/{service}`: what is to change; what it does not name stays.
@@ -592,7 +608,7 @@ pub struct Reloaded {
     pub services: Changes,
     /// Servers, as `service/server`, of services that were there before and after.
     pub servers: Changes,
-    /// Other parts that changed: `routes`, `neighbours`, `timeouts`.
+    /// Other parts that changed: `routes`, `neighbours`, `timeouts`, `sync`, …
     pub other: Vec<String>,
     /// Run-time settings that stay because the file did not change there, a sentence each.
     pub kept: Vec<String>,
@@ -636,6 +652,9 @@ pub struct ErrorBody {
     /// Every problem, where there can be more than one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The error's name in C where IPVS has one for it, such as `EEXIST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// What kind of refusal it is; decides the HTTP status.
@@ -647,6 +666,8 @@ pub enum ErrorKind {
     BadRequest,
     /// The request is understood, and what it asks for is invalid.
     Invalid,
+    /// What is to be there is there already.
+    Conflict,
     /// A worker does not answer.
     Unavailable,
 }
@@ -669,8 +690,16 @@ impl Error {
             body: ErrorBody {
                 error: error.into(),
                 problems: Vec::new(),
+                code: None,
             },
         }
+    }
+
+    /// The refusal with the error's name in C.
+    #[must_use]
+    pub fn with_code(mut self, code: &str) -> Self {
+        self.body.code = Some(code.to_owned());
+        self
     }
 
     /// The refusal with a list of problems.

@@ -24,11 +24,14 @@ use super::manager::{
     Loaded, Loader, Manager, Options, PortStatsSource, Shared, empty_snapshot, lock,
 };
 use super::metrics::{Detail, MetricsServer};
+use super::sync::tables::Tables;
+use super::sync::takeover::Inheritance;
+use super::sync::{SyncControl, task};
 use crate::forward::{PortId, Prefix, Snapshot, Way};
 use crate::io::PacketIo;
 use crate::net::{Mac, PacketBuf, Tick};
 use crate::worker::assemble::{self, PortParts, Sizes};
-use crate::worker::{Defence, Plane, Ring, Worker};
+use crate::worker::{Defence, Plane, Ring, SyncDuty, Worker};
 
 /// How often the management core looks at the rings of the exception path. The kernel's answers are late by so much.
 const PUMP: Duration = Duration::from_millis(1);
@@ -85,6 +88,8 @@ pub struct Start<I: PacketIo> {
     pub thread_guard: ThreadGuard,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// What a process before this one had.
+    pub inherited: Inheritance,
     /// Where metrics are served, and how fine.
     pub metrics: (std::net::SocketAddr, Detail),
 }
@@ -128,7 +133,10 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(problems) => f.write_str(&problems.join("\n")),
-            Self::Tables(e) => e.fmt(f),
+            Self::Tables(e) => write!(
+                f,
+                "{e}; set `limits.connections` or `limits.templates` lower"
+            ),
             Self::Tap { port, error } => write!(f, "port `{port}`: {error}"),
             Self::Kernel(e) => e.fmt(f),
             Self::Listen(sentence) | Self::Worker(sentence) => f.write_str(sentence),
@@ -180,6 +188,10 @@ async fn run_here<I: PacketIo + 'static>(
         ..
     } = start;
     let setup = loaded.setup.clone();
+    let sync = Arc::new(task::Control::new(
+        loaded.sync.clone(),
+        sizes.connections + sizes.templates,
+    ));
     let control = ControlServer::bind(&start.control).map_err(RunError::Listen)?;
     let metrics = MetricsServer::bind(start.metrics.0)
         .await
@@ -199,6 +211,11 @@ async fn run_here<I: PacketIo + 'static>(
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: sizes.connections as u64,
+        sync: SyncDuty {
+            // What comes before the tables are filled waits in the ports' queues.
+            deaf: AtomicBool::new(!start.inherited.is_empty()),
+            ..SyncDuty::default()
+        },
     });
     let manager = Manager::new(
         Options {
@@ -215,6 +232,7 @@ async fn run_here<I: PacketIo + 'static>(
     )
     .map_err(RunError::Config)?
     .shared();
+    lock(&manager).set_sync_control(Arc::clone(&sync) as Arc<dyn SyncControl>);
 
     let mut parts = Vec::new();
     let mut frames = Vec::new();
@@ -267,6 +285,22 @@ async fn run_here<I: PacketIo + 'static>(
         Arc::clone(&plane),
         Rc::clone(&mirror),
     )));
+    if !start.inherited.is_empty() {
+        let (connections, templates) = start.inherited.counts();
+        let tables = Tables::new(Arc::clone(&plane), sizes.owner_key());
+        let lost = start.inherited.put(&plane, tables).await;
+        plane.sync.deaf.store(false, Ordering::Relaxed);
+        eprintln!(
+            "polder took over {connections} connections and {templates} templates; {lost} of them found no place"
+        );
+    }
+    let machine = task::Machine {
+        plane: Arc::clone(&plane),
+        owner_key: sizes.owner_key(),
+        control: sync,
+        entries_max: sizes.connections + sizes.templates,
+    };
+    tasks.push(tokio::task::spawn_local(machine.run()));
     ready(&manager);
 
     let died = supervise(&manager, &mirror, &threads, stop).await;
@@ -464,6 +498,9 @@ async fn supervise(
             _ = ticks.tick() => {}
         }
         lock(manager).tick(Instant::now());
+        if manager_left(manager) {
+            return None;
+        }
         if let Some(worker) = threads.ended() {
             return Some(worker);
         }
@@ -475,6 +512,11 @@ async fn supervise(
             }
         }
     }
+}
+
+/// Whether another process has taken over.
+fn manager_left(manager: &Shared) -> bool {
+    lock(manager).plane().sync.leave.load(Ordering::Relaxed)
 }
 
 /// Tells the kernel which addresses are ours and whose neighbours to keep fresh.

@@ -31,7 +31,7 @@ use crate::table::ServiceId;
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 16] = [
+const ENDPOINTS: [&str; 21] = [
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",
@@ -42,11 +42,16 @@ const ENDPOINTS: [&str; 16] = [
     "GET /v1/ports",
     "GET /v1/drops",
     "GET /v1/ipvs",
+    "GET /v1/sync",
     "POST /v1/reload",
     "PUT /v1/servers/{service}/{server} {\"weight\": N}",
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
+    "PUT /v1/servers/{service}/{server} {\"upper_threshold\": N, \"lower_threshold\": N}",
+    "PUT /v1/servers/{service}/{server} {\"up\": B}",
     "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
     "PATCH /v1/ipvs {\"NAME\": N}",
+    "POST /v1/sync {\"role\": \"off|master|backup|both\"} or {\"start\": {\"role\": \"master|backup\", …}} or {\"stop\": \"master|backup\"}",
+    "POST /v1/handover {\"begin\": {\"port\": N, \"key\": \"…\"}} or \"finish\", \"cancel\", \"ask\"",
     "GET /v1",
 ];
 
@@ -123,6 +128,8 @@ pub fn router(manager: Shared) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/drops", get(drops))
         .route("/v1/ipvs", get(ipvs).patch(update_ipvs).put(update_ipvs))
+        .route("/v1/sync", get(sync).post(update_sync))
+        .route("/v1/handover", post(hand_over))
         .route("/v1/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -136,6 +143,7 @@ impl IntoResponse for Error {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::BadRequest => StatusCode::BAD_REQUEST,
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Conflict => StatusCode::CONFLICT,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(self.body)).into_response()
@@ -165,11 +173,12 @@ async fn not_allowed(method: Method, uri: Uri) -> (StatusCode, Json<ErrorBody>) 
         "{method} is not for {}; GET /v1 lists what there is",
         uri.path()
     );
-    let problems = Vec::new();
-    (
-        StatusCode::METHOD_NOT_ALLOWED,
-        Json(ErrorBody { error, problems }),
-    )
+    let body = ErrorBody {
+        error,
+        problems: Vec::new(),
+        code: None,
+    };
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body))
 }
 
 async fn version() -> Json<api::Version> {
@@ -302,6 +311,35 @@ async fn update_ipvs(
     app.manager().edit_ipvs(&update).map(Json)
 }
 
+async fn sync(State(app): State<App>) -> Json<api::SyncStatus> {
+    Json(app.manager().sync_listing())
+}
+
+async fn hand_over(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::HandOverState>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let step = serde_json::from_slice(&body)
+        .map_err(|e| bad(format!("the body must be a step of a take-over: {e}")))?;
+    app.manager().hand_over(&step).map(Json)
+}
+
+async fn update_sync(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::SyncUpdated>, Error> {
+    let bad = |e: String| Error::new(ErrorKind::BadRequest, e);
+    let body = body.map_err(|e| bad(e.body_text()))?;
+    let update: api::SyncUpdate = serde_json::from_slice(&body).map_err(|e| {
+        bad(format!(
+            "the body must be {{\"role\": …}}, {{\"start\": {{\"role\": …}}}} or {{\"stop\": …}}: {e}"
+        ))
+    })?;
+    app.manager().edit_sync(&update).map(Json)
+}
+
 async fn update(
     State(app): State<App>,
     UrlPath((service, server)): UrlPath<(String, String)>,
@@ -311,7 +349,8 @@ async fn update(
     let body = body.map_err(|e| bad(e.body_text()))?;
     let update: api::ServerUpdate = serde_json::from_slice(&body).map_err(|e| {
         bad(format!(
-            "the body must be {{\"weight\": N}} or {{\"state\": \"ready|drain|maint\"}}: {e}"
+            "the body must be {{\"weight\": N}}, {{\"state\": \"ready|drain|maint\"}}, \
+             {{\"upper_threshold\": N, \"lower_threshold\": N}} or {{\"up\": B}}: {e}"
         ))
     })?;
     let edit = checked(&update)?;
@@ -337,12 +376,32 @@ fn checked(update: &api::ServerUpdate) -> Result<ServerEdit, Error> {
             ))
         })?),
     };
-    if weight.is_none() && admin.is_none() {
+    let edit = ServerEdit {
+        weight,
+        admin,
+        upper: threshold("upper", update.upper_threshold).map_err(invalid)?,
+        lower: threshold("lower", update.lower_threshold).map_err(invalid)?,
+        up: update.up,
+    };
+    if edit == ServerEdit::default() {
         return Err(invalid(
-            "nothing to change: give `weight`, `state` or both".to_owned(),
+            "nothing to change: give `weight`, `state`, `upper_threshold`, `lower_threshold`, `up`, or several"
+                .to_owned(),
         ));
     }
-    Ok(ServerEdit { weight, admin })
+    Ok(edit)
+}
+
+/// A threshold, if it is one (specification §1.3).
+fn threshold(which: &str, given: Option<u64>) -> Result<Option<u32>, String> {
+    const MOST: u32 = i32::MAX as u32;
+    let Some(n) = given else { return Ok(None) };
+    match u32::try_from(n) {
+        Ok(n) if n <= MOST => Ok(Some(n)),
+        _ => Err(format!(
+            "{which} threshold {n} is above {MOST}, the largest there is"
+        )),
+    }
 }
 
 impl Manager {

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::api;
 use super::conns::{Lister, Position};
+use super::sync::SyncControl;
 use super::testkit::*;
+use crate::sync::settings::{Role, Settings};
 
 /// One raw exchange: status and body.
 fn http(socket: &Path, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
@@ -87,12 +89,55 @@ fn a_server_is_changed_over_the_socket_and_workers_see_it() {
     assert_eq!(status, 200);
     assert_eq!(body["server"]["weight"], 5);
     assert_eq!(body["server"]["state"], "drain");
+    let (status, body) = put(
+        "web/10.0.0.1:80",
+        r#"{"upper_threshold": 50, "lower_threshold": 20, "up": false}"#,
+    );
+    let s = &body["server"];
+    assert_eq!((status, &s["up"]), (200, &false.into()));
+    assert_eq!(
+        (&s["upper_threshold"], &s["lower_threshold"]),
+        (&50.into(), &20.into())
+    );
+    assert_eq!(s["weight"], 5, "what is not named stays");
     let (status, _) = put("sip/%5B2001:db8:1::3%5D:5060", r#"{"weight": 0}"#);
     assert_eq!(status, 200);
     let snapshot = plane.snapshot.load_full();
     let sip = snapshot.service_by_name("sip").expect("there");
     assert_eq!(sip.dests[0].weight, 0);
 }
+
+/// Request, body, status, and part of what is said.
+const REFUSED: &str = r#"
+    GET /v1/nothing | | 404 | there is no /v1/nothing
+    GET /v1/reload | | 405 | GET is not for /v1/reload
+    GET /v1/servers/web/10.0.0.1:80 | | 405 | GET is not for
+    DELETE /v1/services | | 405 | DELETE is not for
+    PUT /v1/servers/web/10.0.0.1:80 | | 400 | the body must be
+    PUT /v1/servers/web/10.0.0.1:80 | { | 400 | the body must be
+    PUT /v1/servers/web/10.0.0.1:80 | {"wieght": 1} | 400 | unknown field `wieght`
+    PUT /v1/servers/web/10.0.0.1:80 | {"weight": -1} | 400 | the body must be
+    PUT /v1/servers/web/10.0.0.1:80 | {"weight": 65536} | 422 | weight 65536 is above 65535
+    PUT /v1/servers/web/10.0.0.1:80 | {"state": "gone"} | 422 | ready, drain, maint
+    PUT /v1/servers/web/10.0.0.1:80 | {} | 422 | nothing to change
+    PUT /v1/servers/web/10.0.0.1:80 | {"upper_threshold": 2147483648} | 422 | upper threshold 2147483648 is above 2147483647
+    PUT /v1/servers/web/10.0.0.1:80 | {"upper_threshold": 5, "lower_threshold": 6} | 422 | the lower threshold, 6, would be above the upper one, 5
+    PUT /v1/servers/wob/a | {"weight": 1} | 404 | did you mean `web`?
+    PUT /v1/servers/web/a | {"weight": 1} | 404 | has no server `a`
+    GET /v1/connections?service=wob | | 404 | did you mean `web`?
+    GET /v1/connections?limit=0 | | 400 | `limit` is 0
+    GET /v1/connections?limit=x | | 400 | limit
+    GET /v1/connections?sevrice=web | | 400 | unknown field `sevrice`
+    GET /v1/connections?from=9 | | 400 | not a `next`
+    GET /v1/templates?from=0.4.0.0 | | 400 | not a `next`
+    GET /v1/templates?service=wob | | 404 | did you mean `web`?
+    GET /v1/services/web | | 405 | GET is not for
+    PATCH /v1/services/web | | 400 | the body must be
+    PATCH /v1/services/web | {} | 422 | nothing to change
+    PATCH /v1/services/wob | {} | 404 | did you mean `web`?
+    PATCH /v1/services/web | {"one_packet": true} | 422 | `one_packet` is for UDP
+    PATCH /v1/services/web | {"persistence": {"enigne": "sip"}} | 400 | unknown field `enigne`
+"#;
 
 #[test]
 fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
@@ -101,107 +146,15 @@ fn what_makes_no_sense_is_refused_with_a_sentence_and_the_right_status() {
     let socket = ControlSocket::serve(&manager.shared());
     let before = plane.snapshot.load_full();
     let web1 = "/v1/servers/web/10.0.0.1:80";
-    for (method, path, body, status, said) in [
-        ("GET", "/v1/nothing", "", 404, "there is no /v1/nothing"),
-        ("GET", "/v1/reload", "", 405, "GET is not for /v1/reload"),
-        ("GET", web1, "", 405, "GET is not for"),
-        ("DELETE", "/v1/services", "", 405, "DELETE is not for"),
-        ("PUT", web1, "", 400, "the body must be"),
-        ("PUT", web1, "{", 400, "the body must be"),
-        (
-            "PUT",
-            web1,
-            r#"{"wieght": 1}"#,
-            400,
-            "unknown field `wieght`",
-        ),
-        ("PUT", web1, r#"{"weight": -1}"#, 400, "the body must be"),
-        (
-            "PUT",
-            web1,
-            r#"{"weight": 65536}"#,
-            422,
-            "weight 65536 is above 65535",
-        ),
-        (
-            "PUT",
-            web1,
-            r#"{"state": "gone"}"#,
-            422,
-            "ready, drain, maint",
-        ),
-        ("PUT", web1, "{}", 422, "nothing to change"),
-        (
-            "PUT",
-            "/v1/servers/wob/a",
-            r#"{"weight": 1}"#,
-            404,
-            "did you mean `web`?",
-        ),
-        (
-            "PUT",
-            "/v1/servers/web/a",
-            r#"{"weight": 1}"#,
-            404,
-            "has no server `a`",
-        ),
-        (
-            "GET",
-            "/v1/connections?service=wob",
-            "",
-            404,
-            "did you mean `web`?",
-        ),
-        ("GET", "/v1/connections?limit=0", "", 400, "`limit` is 0"),
-        ("GET", "/v1/connections?limit=x", "", 400, "limit"),
-        (
-            "GET",
-            "/v1/connections?sevrice=web",
-            "",
-            400,
-            "unknown field `sevrice`",
-        ),
-        ("GET", "/v1/connections?from=9", "", 400, "not a `next`"),
-        ("GET", "/v1/templates?from=0.4.0.0", "", 400, "not a `next`"),
-        (
-            "GET",
-            "/v1/templates?service=wob",
-            "",
-            404,
-            "did you mean `web`?",
-        ),
-        ("GET", "/v1/services/web", "", 405, "GET is not for"),
-        ("PATCH", "/v1/services/web", "", 400, "the body must be"),
-        ("PATCH", "/v1/services/web", "{}", 422, "nothing to change"),
-        (
-            "PATCH",
-            "/v1/services/wob",
-            "{}",
-            404,
-            "did you mean `web`?",
-        ),
-        (
-            "PATCH",
-            "/v1/services/web",
-            r#"{"one_packet": true}"#,
-            422,
-            "`one_packet` is for UDP",
-        ),
-        (
-            "PATCH",
-            "/v1/services/web",
-            r#"{"persistence": {"enigne": "sip"}}"#,
-            400,
-            "unknown field `enigne`",
-        ),
-    ] {
+    for row in REFUSED.trim().lines() {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let [request, body, status, said] = cells[..] else {
+            panic!("a request, its body, the status and what is said: {row}");
+        };
+        let (method, path) = request.split_once(' ').expect("method and path");
         let answer = http(&socket.path, method, path, body);
-        assert_eq!(answer.0, status, "{method} {path} {body}: {}", answer.1);
-        assert!(
-            error(&answer).contains(said),
-            "{method} {path} {body}: {}",
-            answer.1
-        );
+        assert_eq!(answer.0.to_string(), status, "{row}: {}", answer.1);
+        assert!(error(&answer).contains(said), "{row}: {}", answer.1);
     }
     let large = format!(r#"{{"state": "{}"}}"#, "x".repeat(100_000));
     assert_eq!(http(&socket.path, "PUT", web1, &large).0, 400);
@@ -430,4 +383,104 @@ fn persistence_is_changed_over_the_socket_and_workers_see_it() {
     let snapshot = plane.snapshot.load_full();
     let web = snapshot.service_by_name("web").expect("there");
     assert_eq!(web.template_timeout, 30_000);
+}
+
+/// Settings of the file that the tests of sync begin with.
+fn sync_settings() -> Settings {
+    Settings {
+        interface: Some("lo".to_owned()),
+        key_file: Some("/k".into()),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn sync_is_started_listed_and_stopped_over_the_socket() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    manager.sync_file = sync_settings();
+    let fake = FakeSync::of(&mut manager, sync_settings());
+    let socket = ControlSocket::serve(&manager.shared());
+    let post = |body: &str| http(&socket.path, "POST", "/v1/sync", body);
+    let off: api::SyncStatus = get(&socket.path, "/v1/sync");
+    assert_eq!((off.role.as_str(), off.overridden), ("off", false));
+    let (status, body) = post(r#"{"start": {"role": "master", "sync_id": 9}}"#);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(
+        body["message"],
+        "sync: master started (at run time only: a restart takes what the file says)"
+    );
+    assert_eq!(body["sync"]["sync_id"], 9);
+    assert_eq!(fake.settings().role, Role::Master);
+    fake.status.lock().expect("not poisoned").running = true;
+    let on: api::SyncStatus = get(&socket.path, "/v1/sync");
+    assert_eq!((on.role.as_str(), on.overridden), ("master", true));
+    let d = &on.daemons[0];
+    assert_eq!(
+        (
+            d.interface.as_str(),
+            d.group.as_str(),
+            d.port,
+            d.max_message
+        ),
+        ("lo", "224.0.0.81", 8848, 1472)
+    );
+    assert_eq!(fake.told(), 1);
+    for (body, status, code, says) in [
+        (
+            r#"{"start": {"role": "master"}}"#,
+            409,
+            "EEXIST",
+            "runs as master already",
+        ),
+        (
+            r#"{"stop": "backup"}"#,
+            404,
+            "ESRCH",
+            "does not run as backup",
+        ),
+        (
+            r#"{"start": {"role": "backup", "interface": "nope0"}}"#,
+            422,
+            "ENODEV",
+            "no interface `nope0`",
+        ),
+        (
+            r#"{"start": {"role": "backup", "ttl": 300}}"#,
+            422,
+            "EINVAL",
+            "1 to 255",
+        ),
+    ] {
+        let answer = post(body);
+        assert_eq!(answer.0, status, "{body}: {}", answer.1);
+        assert_eq!(answer.1["code"], code);
+        assert!(error(&answer).contains(says), "{}", answer.1);
+    }
+    assert_eq!(post(r#"{"role": "primary"}"#).0, 422);
+    assert_eq!(post(r#"{"rule": "master"}"#).0, 400);
+    assert_eq!(post("").0, 400);
+    assert_eq!(fake.told(), 0, "what is refused does not reach the machine");
+    let (status, body) = post(r#"{"role": "master"}"#);
+    assert_eq!((status, fake.told()), (200, 0), "{body}");
+    *fake.refuses.lock().expect("not poisoned") = Some("no socket to be had".to_owned());
+    let answer = post(r#"{"role": "both"}"#);
+    assert_eq!((answer.0, error(&answer)), (422, "no socket to be had"));
+    *fake.refuses.lock().expect("not poisoned") = None;
+    let (status, body) = post(r#"{"stop": "master"}"#);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["sync"]["daemons"], serde_json::json!([]));
+}
+
+#[test]
+fn an_appliance_without_sync_says_so() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let socket = ControlSocket::serve(&manager.shared());
+    let status: api::SyncStatus = get(&socket.path, "/v1/sync");
+    assert!(status.ready && !status.running);
+    let why = "this appliance was started without state sync";
+    assert_eq!(status.problem.as_deref(), Some(why));
+    let answer = http(&socket.path, "POST", "/v1/sync", r#"{"role": "master"}"#);
+    assert_eq!((answer.0, error(&answer)), (503, why));
 }

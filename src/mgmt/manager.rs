@@ -15,6 +15,7 @@ use super::ipvs;
 use super::names;
 use super::reload::{self, Fixed};
 use super::sessions;
+use super::sync::SyncControl;
 use super::totals::Baselines;
 use super::watch::Watch;
 use crate::forward::{
@@ -22,7 +23,8 @@ use crate::forward::{
     Services, Setup, Snapshot,
 };
 use crate::net::Mac;
-use crate::table::AdminState;
+use crate::sync::settings::Settings;
+use crate::table::{AdminState, Dest, DestId};
 use crate::worker::Plane;
 
 /// A configuration file, loaded.
@@ -30,6 +32,8 @@ use crate::worker::Plane;
 pub struct Loaded {
     /// What can change at run time.
     pub setup: Setup,
+    /// State sync, which can change, too.
+    pub sync: Settings,
     /// What can't.
     pub fixed: Fixed,
     /// Rendered warnings.
@@ -113,6 +117,10 @@ pub struct Manager {
     pub(super) setup: Setup,
     /// What the file said when it was last loaded.
     pub(super) file: Setup,
+    /// What does state sync, where there is such.
+    pub(super) sync: Option<Arc<dyn SyncControl>>,
+    /// What the file said of it when it was last loaded.
+    pub(super) sync_file: Settings,
     fixed: Fixed,
     config_path: PathBuf,
     loader: Loader,
@@ -127,6 +135,8 @@ pub struct Manager {
     pub(super) generation: u64,
     /// Snapshots that were replaced and that a worker may still hold.
     retired: Vec<Arc<Snapshot>>,
+    /// The snapshot that workers have yet to see before overload flags are judged for good.
+    unsettled: Option<u64>,
     /// Snapshot generation and registry generation at each change of services that a worker may still be behind.
     history: Vec<(u64, u64)>,
     pub(super) baselines: Baselines,
@@ -159,6 +169,12 @@ pub struct ServerEdit {
     pub weight: Option<u16>,
     /// New administrative state.
     pub admin: Option<AdminState>,
+    /// New upper threshold; 0 is none.
+    pub upper: Option<u32>,
+    /// New lower threshold; 0 is three quarters of the upper one.
+    pub lower: Option<u32>,
+    /// New operational state.
+    pub up: Option<bool>,
 }
 
 impl Manager {
@@ -189,6 +205,8 @@ impl Manager {
             registry: Registry::new(service_slots, dest_slots, seed),
             setup: Setup::default(),
             file: loaded.setup.clone(),
+            sync: None,
+            sync_file: loaded.sync,
             fixed: loaded.fixed,
             config_path,
             loader,
@@ -201,6 +219,7 @@ impl Manager {
             built: 0,
             generation: before.generation,
             retired: Vec::new(),
+            unsettled: None,
             history: Vec::new(),
             baselines: Baselines::default(),
             reload: ReloadState {
@@ -221,6 +240,11 @@ impl Manager {
     #[must_use]
     pub fn shared(self) -> Shared {
         Arc::new(Mutex::new(self))
+    }
+
+    /// Gives the manager what does state sync, which has the settings of the file.
+    pub fn set_sync_control(&mut self, control: Arc<dyn SyncControl>) {
+        self.sync = Some(control);
     }
 
     /// What the manager publishes to.
@@ -265,6 +289,7 @@ impl Manager {
         self.setup = setup;
         self.publish_fib();
         self.history.push((self.generation, self.built));
+        self.unsettled = Some(self.generation);
         self.plane.judge();
         Ok(())
     }
@@ -355,6 +380,18 @@ impl Manager {
         let seen = self.oldest_seen();
         let behind = self.history.partition_point(|(g, _)| *g <= seen);
         self.history.drain(..behind.saturating_sub(1));
+        if self.unsettled.is_some_and(|g| g <= seen) {
+            self.unsettled = None;
+            self.settle_overload();
+        }
+    }
+
+    /// Judges overload flags once more now that no worker goes by older thresholds, by which it may have set or cleared
+    /// some meanwhile (specification §1.4, mode 0).
+    fn settle_overload(&self) {
+        for dest in self.services.dests.iter().flatten() {
+            dest.shared.reconsider(dest.thresholds());
+        }
     }
 
     /// The oldest snapshot generation that a running worker may use.
@@ -416,16 +453,33 @@ impl Manager {
             return Err(refused(problems));
         }
         let (merged, kept) = reload::keep_overrides(&self.file, &self.setup, &loaded.setup);
-        let report = Reloaded {
+        let mut report = Reloaded {
             kept,
             warnings: loaded.warnings,
             ..reload::report(&self.setup, &merged)
         };
-        if report.changed {
-            self.publish(merged)
-                .map_err(|e| refused(vec![e.to_string()]))?;
+        let sync = self.sync_step(&loaded.sync, &merged, &mut report);
+        if let Some((control, before, after)) = &sync {
+            match control.change(after.clone()) {
+                Ok(()) => {}
+                // A reload for the sake of something else is not kept up by what was wrong before.
+                Err(why) if before == after => report.warnings.push(format!("sync: {why}")),
+                Err(why) => return Err(refused(vec![format!("sync: {why}")])),
+            }
+        }
+        if merged != self.setup
+            && let Err(e) = self.publish(merged)
+        {
+            let mut problems = vec![e.to_string()];
+            if let Some((control, before, _)) = sync
+                && let Err(why) = control.change(before)
+            {
+                problems.push(format!("sync: {why}"));
+            }
+            return Err(refused(problems));
         }
         self.file = loaded.setup;
+        self.sync_file = loaded.sync;
         Ok(report)
     }
 
@@ -466,7 +520,7 @@ impl Manager {
     /// Changes a server at run time, all of `edit` at once. `server` is its name, or its address and port.
     ///
     /// # Errors
-    /// No such service or server.
+    /// No such service or server, or thresholds that contradict each other (specification §1.3).
     pub fn edit_server(
         &mut self,
         service: &str,
@@ -486,14 +540,34 @@ impl Manager {
             done.push(format!("state {old} -> {new}"));
             dest.admin = admin;
         }
-        let label = format!(
-            "{}/{}",
-            setup.services[s].name,
-            setup.services[s].servers[d].label()
-        );
-        if setup != self.setup {
-            self.publish(setup)
-                .map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
+        for (which, old, new) in [
+            ("upper", &mut dest.upper_threshold, edit.upper),
+            ("lower", &mut dest.lower_threshold, edit.lower),
+        ] {
+            if let Some(new) = new {
+                done.push(format!("{which} threshold {old} -> {new}"));
+                *old = new;
+            }
+        }
+        let label = format!("{}/{}", self.setup.services[s].name, dest.label());
+        if edit.upper.or(edit.lower).is_some() {
+            let limits = (dest.upper_threshold, dest.lower_threshold);
+            contradiction(limits, edit).map_or(Ok(()), |why| {
+                Err(Error::new(ErrorKind::Invalid, format!("{label}: {why}")))
+            })?;
+        }
+        let was_up = edit.up.and_then(|up| {
+            let id = self.server_slot(s, d)?;
+            let before = self.registry.set_up(id, up)?;
+            done.push(format!("{} -> {}", names::up(before), names::up(up)));
+            (before != up).then_some((id, before))
+        });
+        if setup != self.setup || was_up.is_some() {
+            let published = self.publish(setup);
+            if let (Err(_), Some((id, before))) = (&published, was_up) {
+                self.registry.set_up(id, before);
+            }
+            published.map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
         }
         let server = self
             .services()
@@ -501,7 +575,11 @@ impl Manager {
             .swap_remove(s)
             .servers
             .swap_remove(d);
-        let lasts = lasts(server.overridden);
+        let lasts = if edit.up == Some(false) {
+            "until it is said to be up, or a restart"
+        } else {
+            lasts(server.overridden)
+        };
         Ok(api::ServerUpdated {
             message: format!("{label}: {} ({lasts})", done.join(", ")),
             server,
@@ -557,6 +635,15 @@ impl Manager {
         })
     }
 
+    /// The slot of a server by its indices in the set-up.
+    fn server_slot(&self, service: usize, server: usize) -> Option<DestId> {
+        let def = self.setup.services.get(service)?.servers.get(server)?;
+        let id = self.services.order.get(service)?;
+        let service = self.services.slots.get(id.0 as usize)?.as_ref()?;
+        let same = |d: &&Arc<Dest>| (d.addr, d.port) == (def.addr, def.port);
+        service.dests.iter().find(same).map(|d| d.id)
+    }
+
     /// Indices of a server in the set-up.
     fn find_server(&self, service: &str, server: &str) -> Result<(usize, usize), Error> {
         let s = self.find_service(service)?;
@@ -590,8 +677,32 @@ impl Manager {
     }
 }
 
+/// What is wrong with thresholds, upper and lower, that `edit` makes; `None` when nothing is.
+fn contradiction((upper, lower): (u32, u32), edit: ServerEdit) -> Option<String> {
+    let first = if edit.lower.is_some() {
+        "upper"
+    } else {
+        "lower"
+    };
+    let both = edit.upper.is_some() && edit.lower.is_some();
+    let remedy = if both {
+        String::new()
+    } else {
+        format!("; change the {first} one first")
+    };
+    match upper {
+        _ if lower <= upper => None,
+        0 => Some(format!(
+            "a lower threshold, {lower}, needs an upper one{remedy}"
+        )),
+        _ => Some(format!(
+            "the lower threshold, {lower}, would be above the upper one, {upper}{remedy}"
+        )),
+    }
+}
+
 /// How long a setting lasts, for messages.
-fn lasts(overridden: bool) -> &'static str {
+pub(super) fn lasts(overridden: bool) -> &'static str {
     if overridden {
         "at run time only: a restart takes what the file says"
     } else {

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::api::{ErrorKind, PersistenceUpdate, ServiceUpdate};
-use super::manager::{Loaded, Manager};
+use super::api::{self, ErrorKind, PersistenceUpdate, ServiceUpdate};
+use super::manager::{Loaded, Manager, ServerEdit};
+use super::sync::SyncControl;
 use super::testkit::*;
 use crate::forward::defence::{Active, Mode, Sysctls};
 use crate::forward::defs::MarkRule;
-use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Way};
+use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Snapshot, Way};
 use crate::net::Mac;
 use crate::persist::{Field, PayloadKey, SessionKey, Unit};
+use crate::sync::settings::{Role, Settings};
 use crate::table::{AdminState, DestId, ServiceId};
 
 fn at(seconds: u64) -> SystemTime {
@@ -211,7 +213,7 @@ fn what_needs_a_restart_is_refused_by_name() {
     *file.lock().expect("not poisoned") = Ok(Loaded {
         setup: new,
         fixed: [("dpdk.cores".to_owned(), "[1, 2]".to_owned())].into(),
-        warnings: Vec::new(),
+        ..Loaded::default()
     });
     let e = manager.reload(at(2000)).expect_err("needs a restart");
     assert_eq!(e.body.problems.len(), 2, "{e}");
@@ -668,4 +670,364 @@ fn defences_are_judged_once_a_second_by_the_fullest_table() {
     plane.workers[1].counters.fill.set(0);
     manager.tick(start + Duration::from_millis(2200));
     assert_eq!(plane.defence.active.get(), quiet);
+}
+
+/// A worker that has yet to see an edit goes on by the thresholds before it (specification §1.4, mode 0).
+#[test]
+fn a_raised_threshold_counts_whatever_a_worker_made_of_the_flag_meanwhile() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup.services[0].servers[0].upper_threshold = 2;
+    let (mut manager, file) = manager_of(&plane, setup.clone());
+    let see = || {
+        let seen = plane.snapshot.load().generation;
+        plane.workers[0]
+            .seen_generation
+            .store(seen, Ordering::Release);
+    };
+    see();
+    manager.tick(Instant::now());
+    let first = |manager: &Manager| manager.services().services.remove(0).servers.remove(0);
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    let old = web.dests.last().expect("two servers");
+    assert!(old.try_reserve() && old.try_reserve());
+    setup.services[0].servers[0].upper_threshold = 4;
+    write(&file, setup);
+    manager.reload(at(2000)).expect("valid");
+    assert!(!first(&manager).overloaded);
+    assert!(!old.try_reserve(), "by the old threshold");
+    manager.tick(Instant::now());
+    assert!(first(&manager).overloaded, "the worker may say so again");
+    see();
+    manager.tick(Instant::now());
+    assert!(!first(&manager).overloaded, "two of four");
+    manager.tick(Instant::now());
+    assert!(!first(&manager).overloaded);
+}
+
+fn thresholds(upper: Option<u32>, lower: Option<u32>) -> ServerEdit {
+    ServerEdit {
+        upper,
+        lower,
+        ..ServerEdit::default()
+    }
+}
+
+/// Specification §1.4: lowered to what is there it is overloaded at once, raised it stays so down to the low mark.
+#[test]
+fn thresholds_are_edited_at_run_time_and_judged_at_once() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    let shared = Arc::clone(&web.dests.last().expect("two servers").shared);
+    drop(snapshot);
+    (0..6).for_each(|_| shared.bind_unchecked(crate::table::Thresholds::default()));
+    for (upper, lower, says, overloaded) in [
+        (Some(6), None, "upper threshold 0 -> 6", true),
+        (Some(8), None, "upper threshold 6 -> 8", true),
+        (Some(9), None, "upper threshold 8 -> 9", false),
+        (None, Some(2), "lower threshold 0 -> 2", false),
+        (Some(5), None, "upper threshold 9 -> 5", true),
+        (Some(7), None, "upper threshold 5 -> 7", true),
+        (None, Some(7), "lower threshold 2 -> 7", false),
+        (
+            Some(0),
+            Some(0),
+            "upper threshold 7 -> 0, lower threshold 7 -> 0",
+            false,
+        ),
+    ] {
+        let edit = thresholds(upper, lower);
+        let done = manager
+            .edit_server("web", "10.0.0.1:80", edit)
+            .expect("set");
+        assert!(done.message.contains(says), "{} {says}", done.message);
+        assert_eq!(done.server.overloaded, overloaded, "{says}");
+        let file = (upper, lower) == (Some(0), Some(0));
+        assert_eq!(done.server.overridden, !file, "{says}");
+    }
+}
+
+#[test]
+fn thresholds_that_contradict_each_other_change_nothing() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let mut edit = |upper, lower| {
+        let edit = ServerEdit {
+            weight: Some(9),
+            ..thresholds(upper, lower)
+        };
+        let generation = manager.generation();
+        let refused = manager.edit_server("web", "10.0.0.1:80", edit);
+        let e = refused.expect_err("a contradiction");
+        assert_eq!(
+            (e.kind, manager.generation()),
+            (ErrorKind::Invalid, generation)
+        );
+        assert_eq!(effective(&manager, 0, 0), 1);
+        let both = thresholds(Some(50), Some(20));
+        manager
+            .edit_server("web", "10.0.0.1:80", both)
+            .expect("set");
+        e.body.error
+    };
+    let needs = "web/10.0.0.1:80: a lower threshold, 20, needs an upper one";
+    assert_eq!(
+        edit(None, Some(20)),
+        format!("{needs}; change the upper one first")
+    );
+    let above = "web/10.0.0.1:80: the lower threshold, 51, would be above the upper one, 50";
+    assert_eq!(
+        edit(None, Some(51)),
+        format!("{above}; change the upper one first")
+    );
+    assert_eq!(
+        edit(Some(0), None),
+        format!("{needs}; change the lower one first")
+    );
+    assert_eq!(edit(Some(0), Some(20)), needs);
+}
+
+#[test]
+fn a_reload_keeps_thresholds_of_run_time_together() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup.services[0].servers[0].upper_threshold = 100;
+    let (mut manager, file) = manager_of(&plane, setup.clone());
+    let edit = thresholds(Some(30), Some(10));
+    manager
+        .edit_server("web", "10.0.0.1:80", edit)
+        .expect("set");
+    setup.services[1].servers[0].weight = 9;
+    write(&file, setup.clone());
+    let r = manager.reload(at(2000)).expect("valid");
+    let kept =
+        "web/10.0.0.1:80 keeps thresholds 30/10 that were set at run time (the file says 100/0)";
+    assert_eq!(r.kept, [kept]);
+    let now = |m: &Manager| {
+        let server = m.services().services.remove(0).servers.remove(0);
+        (server.upper_threshold, server.lower_threshold)
+    };
+    assert_eq!(now(&manager), (30, 10));
+    // The file's new lower threshold would be above the upper one of run time.
+    setup.services[0].servers[0].lower_threshold = 80;
+    write(&file, setup);
+    let r = manager.reload(at(3000)).expect("valid");
+    assert_eq!((now(&manager), r.kept.len()), ((100, 80), 0));
+}
+
+#[test]
+fn a_server_that_is_down_has_no_weight_until_it_is_up_over_reloads_too() {
+    let plane = plane(1);
+    let (mut manager, file) = manager_of(&plane, web_and_sip());
+    let say = |manager: &mut Manager, up| {
+        let edit = ServerEdit {
+            up: Some(up),
+            ..ServerEdit::default()
+        };
+        manager
+            .edit_server("web", "10.0.0.1:80", edit)
+            .expect("set")
+    };
+    let down = say(&mut manager, false);
+    assert_eq!(
+        down.message,
+        "web/10.0.0.1:80: up -> down (until it is said to be up, or a restart)"
+    );
+    let s = down.server;
+    assert_eq!((s.up, s.effective_weight, s.weight), (false, 0, 1));
+    assert_eq!(
+        (s.reason.as_str(), s.state.as_str(), s.overridden),
+        ("down", "ready", false)
+    );
+    let mut new = web_and_sip();
+    new.services[1].servers[0].weight = 9;
+    write(&file, new.clone());
+    manager.reload(at(2000)).expect("valid");
+    assert_eq!(
+        (effective(&manager, 0, 0), effective(&manager, 0, 1)),
+        (0, 1)
+    );
+    let generation = manager.generation();
+    say(&mut manager, false);
+    assert_eq!(manager.generation(), generation, "no news");
+    assert_eq!(say(&mut manager, true).server.effective_weight, 1);
+    // Who takes it out and puts it in again means it to serve.
+    say(&mut manager, false);
+    let mut without = new.clone();
+    without.services[0].servers.remove(0);
+    for setup in [without, new] {
+        write(&file, setup);
+        manager.reload(at(3000)).expect("valid");
+    }
+    assert_eq!(
+        (effective(&manager, 0, 0), effective(&manager, 0, 1)),
+        (1, 1)
+    );
+}
+
+/// Tables of hundreds of services would take seconds to fill.
+#[test]
+fn an_edit_leaves_the_schedulers_of_other_services_as_they_are() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup
+        .services
+        .iter_mut()
+        .for_each(|s| s.scheduler = "mh".to_owned());
+    let (mut manager, file) = manager_of(&plane, setup.clone());
+    let kept = |manager: &mut Manager, change: &dyn Fn(&mut Manager)| {
+        let before = plane.snapshot.load_full();
+        change(manager);
+        let after = plane.snapshot.load_full();
+        ["web", "sip"].map(|name| {
+            let of = |s: &Snapshot| Arc::clone(&s.service_by_name(name).expect("there").scheduler);
+            Arc::ptr_eq(&of(&before), &of(&after))
+        })
+    };
+    let weight = |m: &mut Manager| drop(m.set_weight("web", "10.0.0.1:80", 5).expect("set"));
+    assert_eq!(kept(&mut manager, &weight), [false, true]);
+    for change in [
+        |s: &mut Setup| s.services[0].servers.truncate(1),
+        |s: &mut Setup| s.services[0].flags.push("fallback".to_owned()),
+        |s: &mut Setup| s.services[0].hash_key = Some(5),
+        |s: &mut Setup| s.services[0].scheduler = "rr".to_owned(),
+        |s: &mut Setup| s.services[0].servers[0].upper_threshold = 7,
+    ] {
+        change(&mut setup);
+        if setup.services[0].scheduler != "mh" {
+            setup.services[0].flags.clear();
+        }
+        write(&file, setup.clone());
+        let reload = |m: &mut Manager| drop(m.reload(at(2000)).expect("valid"));
+        assert_eq!(kept(&mut manager, &reload), [false, true]);
+    }
+}
+/// Makes these the file's settings of state sync.
+fn write_sync(file: &File, setup: Setup, sync: &Settings) {
+    *file.lock().expect("not poisoned") = Ok(Loaded {
+        setup,
+        sync: sync.clone(),
+        ..Loaded::default()
+    });
+}
+
+fn sync_settings(role: Role) -> Settings {
+    Settings {
+        role,
+        interface: Some("lo".to_owned()),
+        key_file: Some("/k".into()),
+        ..Settings::default()
+    }
+}
+
+/// A manager whose file and machine have these settings.
+fn with_sync(settings: &Settings) -> (Manager, File, Arc<FakeSync>) {
+    let (mut manager, file) = manager_of(&plane(1), web_and_sip());
+    manager.sync_file = settings.clone();
+    let fake = FakeSync::of(&mut manager, settings.clone());
+    write_sync(&file, web_and_sip(), settings);
+    (manager, file, fake)
+}
+
+#[test]
+fn a_reload_applies_the_section_sync_without_a_restart() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Off));
+    let new = Settings {
+        encrypt: true,
+        ..sync_settings(Role::Both)
+    };
+    write_sync(&file, web_and_sip(), &new);
+    let report = manager.reload(at(2000)).expect("valid");
+    assert_eq!(
+        (report.changed, report.other),
+        (true, vec!["sync".to_owned()])
+    );
+    assert_eq!(fake.settings(), new);
+    let report = manager.reload(at(2001)).expect("valid");
+    assert!(!report.changed && report.other.is_empty());
+    assert_eq!(fake.told(), 2, "the key file is read again at every reload");
+}
+
+#[test]
+fn a_reload_keeps_what_was_started_at_run_time() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Off));
+    let update = api::SyncUpdate {
+        role: Some("backup".to_owned()),
+        ..api::SyncUpdate::default()
+    };
+    manager.edit_sync(&update).expect("starts");
+    let new = Settings {
+        ttl: 9,
+        ..sync_settings(Role::Off)
+    };
+    write_sync(&file, web_and_sip(), &new);
+    let report = manager.reload(at(2000)).expect("valid");
+    assert_eq!(report.kept.len(), 1, "{:?}", report.kept);
+    assert!(report.kept[0].starts_with("sync keeps role backup"));
+    assert_eq!(
+        (fake.settings().role, fake.settings().ttl),
+        (Role::Backup, 9)
+    );
+    write_sync(&file, web_and_sip(), &sync_settings(Role::Master));
+    let report = manager.reload(at(2001)).expect("valid");
+    assert!(report.kept.is_empty(), "the file itself changed");
+    assert_eq!(fake.settings(), sync_settings(Role::Master));
+}
+
+#[test]
+fn a_reload_that_sync_refuses_changes_nothing() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Master));
+    *fake.refuses.lock().expect("not poisoned") = Some("the key file is gone".to_owned());
+    let mut setup = web_and_sip();
+    setup.services.pop();
+    let new = Settings {
+        ttl: 9,
+        ..sync_settings(Role::Master)
+    };
+    write_sync(&file, setup.clone(), &new);
+    let e = manager.reload(at(2000)).expect_err("refused");
+    assert_eq!(e.body.problems, ["sync: the key file is gone"]);
+    assert_eq!(manager.setup(), &web_and_sip());
+    // What is wrong already does not keep other changes up.
+    write_sync(&file, setup.clone(), &sync_settings(Role::Master));
+    let report = manager.reload(at(2001)).expect("valid");
+    assert_eq!(report.warnings, ["sync: the key file is gone"]);
+    assert_eq!(manager.setup(), &setup);
+}
+
+#[test]
+fn a_reload_that_can_not_be_published_leaves_sync_as_it_was() {
+    let (mut manager, file, fake) = with_sync(&sync_settings(Role::Master));
+    let many: Vec<_> = (0..=SLOTS.0)
+        .map(|i| service(&format!("s{i}"), &format!("192.0.2.90:{}", 80 + i), &[]))
+        .collect();
+    write_sync(&file, setup(many), &sync_settings(Role::Both));
+    manager.reload(at(2000)).expect_err("too many services");
+    assert_eq!(fake.settings(), sync_settings(Role::Master));
+}
+
+#[test]
+fn a_director_that_sync_is_not_ready_on_is_not_ready() {
+    let (manager, _, fake) = with_sync(&sync_settings(Role::Backup));
+    all_see(&manager);
+    let now = Instant::now();
+    fake.status.lock().expect("not poisoned").ready_reason = "peer left: 40% of 99%".to_owned();
+    let want = "state sync is not ready: peer left: 40% of 99%";
+    assert!(
+        manager.unready(now).contains(&want.to_owned()),
+        "{:?}",
+        manager.unready(now)
+    );
+    fake.status.lock().expect("not poisoned").ready = true;
+    assert_eq!(manager.sync_unready(), None);
+    fake.status.lock().expect("not poisoned").ready = false;
+    fake.settings.lock().expect("not poisoned").role = Role::Off;
+    assert_eq!(
+        manager.sync_unready(),
+        None,
+        "who does nothing needs nothing"
+    );
 }

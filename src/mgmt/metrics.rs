@@ -109,6 +109,33 @@ impl Series<'_> {
         self.add(&[], sum as f64);
     }
 
+    fn of_sync(&mut self, status: &Status, value: fn(&api::SyncStatus) -> u64) {
+        if let Some(sync) = &status.sync {
+            self.add(&[], value(sync) as f64);
+        }
+    }
+
+    /// A series for each peer and direction of which `value` is known. No series may be there twice: two hosts of one
+    /// name are told apart by their addresses, and of two lives of one host the first in the list counts.
+    fn per_peer(&mut self, status: &Status, value: fn(&api::SyncPeer) -> Option<f64>) {
+        let peers = status.sync.as_ref().map_or(&[][..], |s| &s.peers);
+        for (i, peer) in peers.iter().enumerate() {
+            let same =
+                |p: &&api::SyncPeer| (&p.name, &p.direction) == (&peer.name, &peer.direction);
+            let before = || peers[..i].iter().filter(same);
+            if before().any(|p| p.address == peer.address) {
+                continue;
+            }
+            let name = match before().next() {
+                Some(_) => format!("{}@{}", peer.name, peer.address),
+                None => peer.name.clone(),
+            };
+            if let Some(value) = value(peer) {
+                self.add(&[&name, &peer.direction], value);
+            }
+        }
+    }
+
     fn per_port(&mut self, status: &Status, value: fn(&api::PortStatus) -> u64) {
         for p in &status.ports {
             self.add(&[&p.name], value(p) as f64);
@@ -158,9 +185,8 @@ static FAMILIES: &[Family] = families! {
         |s, o| o.per_service(s, |x| x.connections);
     "polder_service_connections_rejected_total" Counter ["service", "reason"] Service
         "New connections refused: no_server, no real server was available; table_full, the connection table was full; \
-         template_table_full, the template table or the service's or client's share of it was; no_key, the persistence \
-         engine found no key; overload, the overload \
-         defences refused it."
+         template_table_full, the template table, its room for long keys, or the service's or client's share of it \
+         was; no_key, the persistence engine found no key; overload, the overload defences refused it."
         |s, o| for x in &s.services {
             o.add(&[&x.name, "no_server"], x.rejected.no_server as f64);
             o.add(&[&x.name, "table_full"], x.rejected.table_full as f64);
@@ -342,6 +368,71 @@ static FAMILIES: &[Family] = families! {
         "Frames taken over from other workers."
         |s, o| o.per_worker(s, |w| w.handed_in as f64);
 
+    "polder_sync_role" Gauge [] Service
+        "What state sync is to do: 0 nothing, 1 master, 2 backup, 3 both."
+        |s, o| o.of_sync(s, |x| match x.role.as_str() {
+            "master" => 1,
+            "backup" => 2,
+            "both" => 3,
+            _ => 0,
+        });
+    "polder_sync_running" Gauge [] Service
+        "1 while state sync does what it is to do."
+        |s, o| o.of_sync(s, |x| x.running.into());
+    "polder_sync_ready" Gauge [] Service
+        "1 while this director could take over: it has what its peers have."
+        |s, o| o.of_sync(s, |x| x.ready.into());
+    "polder_sync_entries" Gauge [] Service
+        "Own connections and templates that peers are told of."
+        |s, o| o.of_sync(s, |x| x.entries);
+    "polder_sync_messages_sent_total" Counter [] Service
+        "Sync messages sent."
+        |s, o| o.of_sync(s, |x| x.sent.messages);
+    "polder_sync_messages_received_total" Counter [] Service
+        "Sync messages received and understood."
+        |s, o| o.of_sync(s, |x| x.received.messages);
+    "polder_sync_messages_rejected_total" Counter ["reason"] Service
+        "Sync messages, or records in them, that were not taken, by reason; polder sync status explains the reasons."
+        |s, o| for x in s.sync.iter().flat_map(|s| &s.rejected) {
+            o.add(&[&x.reason], x.count as f64);
+        };
+    "polder_sync_messages_discarded_total" Counter [] Service
+        "Sync messages not sent because sync_qlen_max of them waited."
+        |s, o| o.of_sync(s, |x| x.discarded);
+    "polder_sync_records_sent_total" Counter [] Service
+        "Records in the messages sent."
+        |s, o| o.of_sync(s, |x| x.sent.records);
+    "polder_sync_records_received_total" Counter [] Service
+        "Records in the messages received."
+        |s, o| o.of_sync(s, |x| x.received.records);
+    "polder_sync_bytes_sent_total" Counter [] Service
+        "Bytes of the messages sent, without those of UDP and IP."
+        |s, o| o.of_sync(s, |x| x.sent.bytes);
+    "polder_sync_bytes_received_total" Counter [] Service
+        "Bytes of the messages received, without those of UDP and IP."
+        |s, o| o.of_sync(s, |x| x.received.bytes);
+    "polder_sync_queue" Gauge [] Service
+        "Sync messages that wait to be sent."
+        |s, o| o.of_sync(s, |x| x.queue);
+    "polder_sync_queue_capacity" Gauge [] Service
+        "Sync messages that may wait."
+        |s, o| o.of_sync(s, |x| x.queue_capacity);
+    "polder_sync_lag_seconds" Gauge ["peer", "direction"] Service
+        "By how much the receiver is behind the sender; direction in: this director receives, out: the peer does."
+        |s, o| o.per_peer(s, |p| p.lag_seconds);
+    "polder_sync_coverage_ratio" Gauge ["peer", "direction"] Service
+        "Share of the sender's entries that the receiver has, by digest, 0 to 1."
+        |s, o| o.per_peer(s, |p| p.coverage);
+    "polder_sync_peer_entries" Gauge ["peer", "direction"] Service
+        "Entries that the receiver has."
+        |s, o| o.per_peer(s, |p| Some(p.entries as f64));
+    "polder_sync_peer_entries_uninstalled" Gauge ["peer", "direction"] Service
+        "Entries that the receiver has and could not put into its tables, for want of their service or of room."
+        |s, o| o.per_peer(s, |p| Some(p.uninstalled as f64));
+    "polder_sync_last_full_sync_age_seconds" Gauge ["peer", "direction"] Service
+        "Time since sender and receiver were last found to have the same."
+        |s, o| o.per_peer(s, |p| p.last_full_sync_seconds);
+
     "polder_port_up" Gauge ["port"] Service
         "1 while the port has a link."
         |s, o| o.per_port(s, |p| u64::from(p.link_up));
@@ -422,8 +513,8 @@ pub fn documentation() -> String {
          service or server that is removed ends. Labels are configured names (`address:port` for a server without\n\
          one), never a client's address.\n\n\
          `GET /healthz` is 200 while every worker polls, and 503 with the name of the one that does not.\n\
-         `GET /readyz` is 200 once every worker polls and has seen the configuration and every port has a link, and\n\
-         503 with what is missing.\n\n\
+         `GET /readyz` is 200 once every worker polls and has seen the configuration, every port has a link and state\n\
+         sync is ready, and 503 with what is missing. `GET /syncz` is about state sync alone ([sync.md](sync.md)).\n\n\
          | family | kind | labels | from detail | meaning |\n|---|---|---|---|---|\n",
     );
     let detail = |d| match d {
@@ -519,6 +610,7 @@ pub fn router(manager: Shared, detail: Detail) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/syncz", get(syncz))
         .with_state(App { manager, detail })
 }
 
@@ -527,7 +619,8 @@ async fn index() -> Html<&'static str> {
         "<!doctype html><title>polder</title><h1>polder</h1><ul>\
          <li><a href=\"/metrics\">/metrics</a></li>\
          <li><a href=\"/healthz\">/healthz</a></li>\
-         <li><a href=\"/readyz\">/readyz</a></li></ul>\n",
+         <li><a href=\"/readyz\">/readyz</a></li>\
+         <li><a href=\"/syncz\">/syncz</a></li></ul>\n",
     )
 }
 
@@ -543,6 +636,11 @@ async fn healthz(State(app): State<App>) -> (StatusCode, String) {
 
 async fn readyz(State(app): State<App>) -> (StatusCode, String) {
     verdict(&app.manager().unready(Instant::now()))
+}
+
+/// Whether state sync lets this director take over, for health checks that ask for nothing else.
+async fn syncz(State(app): State<App>) -> (StatusCode, String) {
+    verdict(app.manager().sync_unready().as_slice())
 }
 
 fn verdict(problems: &[String]) -> (StatusCode, String) {

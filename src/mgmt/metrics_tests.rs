@@ -15,6 +15,7 @@ use super::status::Status;
 use super::testkit::*;
 use crate::config::Detail;
 use crate::net::DropReason;
+use crate::sync::settings::{Role, Settings};
 use crate::table::{DestId, ServiceId};
 use crate::worker::Plane;
 
@@ -72,6 +73,14 @@ fn example() -> (Arc<Plane>, Manager, Status) {
     setup.services[0].servers[0].name = Some("a \"quoted\\\" name".to_owned());
     let (mut manager, _) = manager_of(&plane, setup);
     counted(&plane);
+    let fake = FakeSync::of(
+        &mut manager,
+        Settings {
+            role: Role::Both,
+            ..Settings::default()
+        },
+    );
+    *fake.status.lock().expect("not poisoned") = sync_status();
     let now = Instant::now() + Duration::from_secs(1);
     manager.tick(now);
     let mut status = manager.status(now);
@@ -247,5 +256,54 @@ fn the_endpoint_tells_metrics_health_and_readiness() {
         assert!(head.starts_with("HTTP/1.1 503"), "{head}");
         assert_eq!(body, "worker 1 has stopped\n");
         assert!(get(address, "/").1.contains("/metrics"));
+    });
+}
+
+#[test]
+fn an_earlier_life_of_a_peer_has_no_series_of_its_own() {
+    let (_, _, mut status) = example();
+    let page = render(&status, Detail::Server);
+    let sync = status.sync.as_mut().expect("there is sync");
+    let old = api::SyncPeer {
+        state: "lost".to_owned(),
+        lag_seconds: Some(99.0),
+        ..sync.peers[2].clone()
+    };
+    sync.peers.push(old.clone());
+    sync.peers.push(api::SyncPeer {
+        address: sync.peers[0].address.clone(),
+        ..old
+    });
+    assert_eq!(page, render(&status, Detail::Server));
+}
+
+#[test]
+fn syncz_is_about_sync_alone() {
+    let plane = plane(2);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    let fake = FakeSync::of(
+        &mut manager,
+        Settings {
+            role: Role::Backup,
+            ..Settings::default()
+        },
+    );
+    *fake.status.lock().expect("not poisoned") = sync_status();
+    served(&manager.shared(), move |address| {
+        let (head, body) = get(address, "/syncz");
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert_eq!(
+            body,
+            "state sync is not ready: peer new: 0% of the 99% it must have\n"
+        );
+        assert!(get(address, "/readyz").1.contains("peer new: 0%"));
+        fake.status.lock().expect("not poisoned").ready = true;
+        let (head, body) = get(address, "/syncz");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert_eq!(body, "ok\n");
+        assert!(
+            get(address, "/readyz").0.starts_with("HTTP/1.1 503"),
+            "no worker has seen the configuration"
+        );
     });
 }

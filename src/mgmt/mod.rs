@@ -16,6 +16,7 @@ mod reload;
 mod sessions;
 mod socket;
 mod status;
+pub mod sync;
 pub mod templates;
 mod totals;
 mod watch;
@@ -27,6 +28,7 @@ pub use manager::{
 pub use metrics::{Detail, MetricsServer};
 pub use reload::Fixed;
 pub use status::Status;
+pub use sync::SyncControl;
 
 #[cfg(test)]
 mod control_tests;

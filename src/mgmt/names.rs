@@ -137,6 +137,12 @@ pub fn admin(state: AdminState) -> &'static str {
     }
 }
 
+/// An operational state's word.
+#[must_use]
+pub fn up(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
 /// The administrative state of a word.
 #[must_use]
 pub fn parse_admin(word: &str) -> Option<AdminState> {
@@ -146,7 +152,7 @@ pub fn parse_admin(word: &str) -> Option<AdminState> {
 }
 
 /// Names that a message lists before it gives up.
-const LISTED_MAX: usize = 12;
+const LISTED_MAX: usize = 16;
 
 /// A clause for messages about an unknown name: `; did you mean …?`, and what there is.
 #[must_use]

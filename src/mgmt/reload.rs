@@ -183,6 +183,20 @@ pub fn keep_overrides(file: &Setup, running: &Setup, new: &Setup) -> (Setup, Vec
                 ));
                 d.admin = now.admin;
             }
+            // Both or neither: one of the file's and one of run time may contradict each other.
+            let thresholds = |d: &DestDef| (d.upper_threshold, d.lower_threshold);
+            if thresholds(d) == thresholds(before) && thresholds(now) != thresholds(d) {
+                kept.push(format!(
+                    "{}/{} keeps thresholds {}/{} that were set at run time (the file says {}/{})",
+                    s.name,
+                    d.label(),
+                    now.upper_threshold,
+                    now.lower_threshold,
+                    d.upper_threshold,
+                    d.lower_threshold
+                ));
+                (d.upper_threshold, d.lower_threshold) = thresholds(now);
+            }
         }
     }
     (out, kept)

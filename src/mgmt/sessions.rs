@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::api;
+use crate::config::model::Protocol;
+use crate::config::sessions::Mix;
 use crate::config::values::{Netmask, Period};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence};
 use crate::forward::{ServiceDef, ServiceKind};
@@ -15,7 +17,6 @@ use crate::persist::{Engine, Field, PayloadKey, Unit};
 use crate::table::Method;
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// The timeouts that the configuration allows.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -298,34 +299,28 @@ fn protocol(s: &ServiceDef) -> Option<u8> {
 
 /// Why a service can't be as it is defined, if it can't.
 fn problem(s: &ServiceDef) -> Option<String> {
-    let proto = protocol(s);
-    let masq = s.servers.iter().any(|d| d.method == Method::Masq);
-    let engine = s.persistence.as_ref().is_some_and(|p| p.engine.is_some());
-    let quic = matches!(s.payload_key, Some(PayloadKey::Quic(_)));
-    let why = if s.one_packet && proto.is_some_and(|p| p != UDP) {
-        "`one_packet` is for UDP: the packets of a connection can't go to several servers"
-    } else if s.one_packet && proto.is_none() && masq {
-        "`one_packet` leaves no connection behind by which replies of `masq` servers could get the virtual address back, \
-         and a mark has none"
-    } else if s.one_packet && quic {
-        "the first packets of a QUIC connection name no server and follow their 5-tuple, of which `one_packet` \
-         remembers nothing"
-    } else if s.persistence.is_some() && s.payload_key.is_some() {
-        "a service has either `persistence` or a `payload_key`: both decide which server a session stays on"
-    } else if engine && proto.is_some_and(|p| p != UDP && p != TCP) {
-        "persistence engines look into UDP packets only"
-    } else if s.persistence.is_none() && proto.is_some() && s.port() == 0 {
-        "port 0, which stands for every port, needs `persistence`, so that all ports of a client go to one server"
-    } else {
-        return None;
+    let number = protocol(s);
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let mix = Mix {
+        protocol: all.into_iter().find(|p| Some(p.number()) == number),
+        mark: number.is_none(),
+        any_port: number.is_some() && s.port() == 0,
+        one_packet: s.one_packet,
+        limited: s.new_connections_per_second != 0,
+        masq: s.servers.iter().any(|d| d.method == Method::Masq),
+        persistence: s.persistence.is_some(),
+        engine: s.persistence.as_ref().is_some_and(|p| p.engine.is_some()),
+        payload_key: s.payload_key.is_some(),
+        quic: matches!(s.payload_key, Some(PayloadKey::Quic(_))),
     };
-    Some(why.to_owned())
+    mix.clashes().next().map(|clash| clash.why.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testkit::{ip, persistence, service, sip_one_packet};
     use super::*;
+    use crate::net::packet::proto::UDP;
     use crate::persist::SessionKey;
 
     fn update(json: &str) -> api::ServiceUpdate {
@@ -381,6 +376,10 @@ mod tests {
                 field: Field::new(0, 4, Unit::Bytes).expect("a field"),
                 when: None,
             })),
+            ..plain.clone()
+        };
+        let limited = ServiceDef {
+            new_connections_per_second: 10,
             ..plain.clone()
         };
         let engine = |more: &str| format!(r#"{{"persistence": {{"timeout": "60s", {more}}}}}"#);
@@ -449,8 +448,13 @@ mod tests {
                 engine(r#""length": 1"#),
                 "are for `engine: payload`",
             ),
-            (&sctp, engine(r#""engine": "sip""#), "UDP packets only"),
+            (&sctp, engine(r#""engine": "sip""#), "look into UDP packets"),
             (&sctp, r#"{"one_packet": true}"#.to_owned(), "is for UDP"),
+            (
+                &limited,
+                r#"{"one_packet": true}"#.to_owned(),
+                "nothing that this could limit",
+            ),
             (
                 &marked,
                 r#"{"one_packet": true}"#.to_owned(),

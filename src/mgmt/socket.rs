@@ -1,4 +1,5 @@
-//! The UNIX socket's file: made for its owner only, never taken from a living process, removed on stop.
+//! The UNIX socket's file: made for its owner only, never taken from a living process, removed on stop together with
+//! the folders that were made for it.
 
 use std::fs;
 use std::io;
@@ -9,10 +10,50 @@ use std::path::{Path, PathBuf};
 /// Who may connect: the owner.
 const MODE: u32 = 0o600;
 
+/// What the operator can do about a socket that can't be had.
+const ELSEWHERE: &str = "set `control.socket` to a path where polder may make one";
+
 /// A socket's file. Dropping it removes the file, unless somebody listens there: drop the listener first.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    // Last, since they are removed once they are empty.
+    _folders: Folders,
+}
+
+/// Folders that were made, the outermost first. Those that are empty are removed when this is dropped.
+#[derive(Debug)]
+struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    /// Makes `folder` and all above it that are not there.
+    fn make(folder: &Path) -> io::Result<Self> {
+        let missing = folder
+            .ancestors()
+            .take_while(|f| !f.as_os_str().is_empty() && !f.exists());
+        let mut missing: Vec<_> = missing.map(Path::to_owned).collect();
+        missing.reverse();
+        let mut made = Self(Vec::new());
+        for folder in missing {
+            match fs::create_dir(&folder) {
+                Ok(()) => made.0.push(folder),
+                // Somebody else was faster: it is theirs.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // Also says so when what is there is no folder.
+        fs::create_dir_all(folder).map(|()| made)
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // Fails for one that somebody uses, which is then theirs.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 impl SocketFile {
@@ -26,21 +67,29 @@ impl SocketFile {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
-        fs::create_dir_all(dir)
-            .map_err(|e| format!("can't make {} for the control socket: {e}", dir.display()))?;
+        let folders = Folders::make(dir).map_err(|e| {
+            format!(
+                "can't make {} for the control socket: {e}; {ELSEWHERE}",
+                dir.display()
+            )
+        })?;
         make_way(path)?;
         // Made under another name, so that it is never there with more than its mode allows.
         let temporary = temporary(path);
         make_way(&temporary)?;
-        let failed = |e: io::Error| format!("can't listen on the control socket {shown}: {e}");
+        let failed =
+            |e: io::Error| format!("can't listen on the control socket {shown}: {e}; {ELSEWHERE}");
         let listener = UnixListener::bind(&temporary).map_err(failed)?;
         let made = fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE))
             .and_then(|()| fs::rename(&temporary, path))
             .and_then(|()| listener.set_nonblocking(true));
         match made {
             Ok(()) => {
-                let path = path.to_owned();
-                Ok((Self { path }, listener))
+                let file = Self {
+                    path: path.to_owned(),
+                    _folders: folders,
+                };
+                Ok((file, listener))
             }
             Err(e) => {
                 // Whatever of the two is there is ours and of no use; the error says what matters.
@@ -76,7 +125,11 @@ fn make_way(path: &Path) -> Result<(), String> {
     let kind = match fs::symlink_metadata(path) {
         Ok(m) => m.file_type(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(format!("can't look at {shown}: {e}")),
+        Err(e) => {
+            return Err(format!(
+                "can't look at {shown} for the control socket: {e}; {ELSEWHERE}"
+            ));
+        }
     };
     if !kind.is_socket() {
         return Err(format!(
@@ -87,9 +140,14 @@ fn make_way(path: &Path) -> Result<(), String> {
         Ok(_) => Err(format!(
             "another polder listens on {shown}; stop it, or set `control.socket` to another path"
         )),
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .map_err(|e| format!("can't remove {shown}, left behind by an earlier run: {e}")),
-        Err(e) => Err(format!("can't tell whether {shown} is in use: {e}")),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|e| {
+                format!("can't remove {shown}, left behind by an earlier run: {e}; {ELSEWHERE}")
+            })
+        }
+        Err(e) => Err(format!(
+            "can't tell whether the control socket {shown} is in use: {e}; {ELSEWHERE}"
+        )),
     }
 }
 
@@ -107,6 +165,48 @@ mod tests {
         drop(listener);
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn folders_that_were_made_are_removed_when_they_are_empty_and_no_others() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let there = dir.path().join("there");
+        fs::create_dir(&there).expect("writes");
+        let path = there.join("run/polder/control.sock");
+        drop(SocketFile::listen(&path).expect("listens").0);
+        assert!(path.exists(), "the listener is gone only now");
+        let (file, listener) = SocketFile::listen(&path).expect("listens again");
+        drop(listener);
+        drop(file);
+        assert!(there.join("run/polder").exists(), "it was there before");
+        fs::remove_dir_all(there.join("run")).expect("writes");
+        let (file, listener) = SocketFile::listen(&path).expect("listens");
+        fs::write(there.join("run/note"), "of somebody").expect("writes");
+        drop(listener);
+        drop(file);
+        assert!(!there.join("run/polder").exists(), "ours, and empty");
+        assert!(there.join("run/note").exists(), "no longer empty");
+        fs::remove_dir_all(there.join("run")).expect("writes");
+        let too_long = there.join("run").join("s".repeat(200));
+        SocketFile::listen(&too_long).expect_err("longer than a socket's path may be");
+        assert!(!there.join("run").exists(), "also when the start failed");
+        assert!(there.exists());
+    }
+
+    #[test]
+    fn what_is_wrong_comes_with_the_key_that_mends_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("writes");
+        for path in [
+            file.join("control.sock"),
+            file.clone(),
+            dir.path().join("s".repeat(200)),
+            PathBuf::from("/proc/nope/control.sock"),
+        ] {
+            let error = SocketFile::listen(&path).expect_err("can't be");
+            assert!(error.contains("set `control.socket`"), "{error}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::names;
 use super::reload::same_server;
 use super::sessions;
 use super::watch::Life;
-use crate::forward::{PortId, Service, ServiceDef, ServiceKind};
+use crate::forward::{DestDef, PortId, Service, ServiceDef, ServiceKind};
 use crate::net::DropReason;
 use crate::table::{AdminState, Dest, Method, ServiceId};
 use crate::worker::WorkerShared;
@@ -33,6 +33,8 @@ pub struct Status {
     pub drops: Vec<api::Drop>,
     /// Settings that LVS has as sysctls, and which defences are in force.
     pub ipvs: api::Ipvs,
+    /// State sync, where there is such.
+    pub sync: Option<api::SyncStatus>,
     /// Ports.
     pub ports: Vec<api::PortStatus>,
 }
@@ -57,6 +59,7 @@ impl Manager {
             workers,
             drops,
             ipvs: self.ipvs(),
+            sync: self.sync_status(),
             ports: self.ports().ports,
         }
     }
@@ -160,9 +163,10 @@ impl Manager {
             .servers
             .iter()
             .find(|x| d.available && (x.addr, x.port) == (d.addr, d.port));
+        let settable = |d: &DestDef| (d.weight, d.admin, d.upper_threshold, d.lower_threshold);
         let overridden = def.is_some_and(|def| {
             file.and_then(|f| same_server(f, def))
-                .is_some_and(|f| (f.weight, f.admin) != (def.weight, def.admin))
+                .is_some_and(|f| settable(f) != settable(def))
         });
         Server {
             service: s.def.name.clone(),
@@ -346,6 +350,7 @@ impl Manager {
                 out.push(format!("port `{}` has no link", p.name));
             }
         }
+        out.extend(self.sync_unready());
         out
     }
 }

@@ -3,25 +3,27 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use super::api::PortStatus;
+use super::api::{PortStatus, SyncPeer, SyncRejected, SyncStatus, SyncTraffic};
 use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
+use super::sync::{SyncControl, status_of};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence, address_bytes};
 use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
 use crate::net::tunnel::Tunnel;
 use crate::net::{Af, HashKey, Mac, Tick, V4, V6};
 use crate::persist::Engine;
+use crate::sync::settings::Settings;
 use crate::table::{
     AdminState, DestId, Method, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef,
     Templates,
 };
-use crate::worker::{Command, ConnRow, Defence, Plane, WorkerShared};
+use crate::worker::{Command, ConnRow, Defence, Plane, SyncDuty, WorkerShared};
 
 /// Slots for services and servers in [`plane`].
 pub const SLOTS: (usize, usize) = (4, 8);
@@ -108,11 +110,127 @@ pub fn plane(workers: usize) -> Arc<Plane> {
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: 1000,
+        sync: SyncDuty::default(),
     })
 }
 
 /// A configuration file that tests write without a disk.
 pub type File = Arc<Mutex<Result<Loaded, Vec<String>>>>;
+
+/// A machine that does what it is told, unless it is told to refuse, and says what the test says.
+#[derive(Debug, Default)]
+pub struct FakeSync {
+    /// The settings that it goes by.
+    pub settings: Mutex<Settings>,
+    /// How often settings were given to it.
+    pub changes: AtomicUsize,
+    /// What it says when it is to change.
+    pub refuses: Mutex<Option<String>>,
+    /// What it says of itself beyond its settings.
+    pub status: Mutex<SyncStatus>,
+}
+
+impl FakeSync {
+    /// A machine of these settings, in the service of `manager`.
+    pub fn of(manager: &mut Manager, settings: Settings) -> Arc<Self> {
+        let fake = Arc::new(Self {
+            settings: Mutex::new(settings),
+            ..Self::default()
+        });
+        manager.set_sync_control(Arc::clone(&fake) as Arc<dyn SyncControl>);
+        fake
+    }
+
+    /// How often it was told to change, since this was asked last.
+    pub fn told(&self) -> usize {
+        self.changes.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl SyncControl for FakeSync {
+    fn status(&self) -> SyncStatus {
+        let known = status_of(&self.settings());
+        let told = self.status.lock().expect("not poisoned").clone();
+        SyncStatus {
+            role: known.role,
+            format: known.format,
+            version: known.version,
+            interface: known.interface,
+            group: known.group,
+            unicast: known.unicast,
+            sync_id: known.sync_id,
+            encrypted: known.encrypted,
+            queue_capacity: known.queue_capacity,
+            daemons: known.daemons,
+            ..told
+        }
+    }
+
+    fn change(&self, settings: Settings) -> Result<(), String> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        match self.refuses.lock().expect("not poisoned").clone() {
+            Some(why) => Err(why),
+            None => {
+                *self.settings.lock().expect("not poisoned") = settings;
+                Ok(())
+            }
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.lock().expect("not poisoned").clone()
+    }
+}
+
+/// A director with two peers of one name, and one that just came.
+pub fn sync_status() -> SyncStatus {
+    let peer = |address: &str, direction: &str| SyncPeer {
+        name: "left".to_owned(),
+        address: format!("192.168.81.{address}:8848"),
+        version: 1,
+        direction: direction.to_owned(),
+        role: "both".to_owned(),
+        state: "synchronised".to_owned(),
+        lag_seconds: Some(0.25),
+        coverage: Some(0.995),
+        entries: 995,
+        should: 1000,
+        uninstalled: 5,
+        last_full_sync_seconds: Some(90.0),
+        dirty: true,
+    };
+    let new = SyncPeer {
+        name: "new".to_owned(),
+        state: "synchronising".to_owned(),
+        lag_seconds: None,
+        coverage: None,
+        last_full_sync_seconds: None,
+        ..peer("4", "in")
+    };
+    let traffic = |n| SyncTraffic {
+        messages: n,
+        records: 10 * n,
+        bytes: 1000 * n,
+    };
+    let rejected = |reason: &str, count| SyncRejected {
+        reason: reason.to_owned(),
+        count,
+        help: format!("It is {reason}."),
+    };
+    SyncStatus {
+        name: "right".to_owned(),
+        running: true,
+        ready_reason: "peer new: 0% of the 99% it must have".to_owned(),
+        entries: 1000,
+        sent: traffic(7),
+        received: traffic(8),
+        rejected: vec![rejected("forged", 2), rejected("version", 0)],
+        discarded: 3,
+        queue: 4,
+        peers: vec![peer("2", "in"), peer("2", "out"), peer("3", "in"), new],
+        ..SyncStatus::default()
+    }
+}
 
 /// Makes a set-up the file's contents.
 pub fn write(file: &File, setup: Setup) {

@@ -62,7 +62,7 @@ drop_reasons! {
     FragmentSourceLimit "fragment_source_limit" "Too many datagrams of one source are being put together; its oldest made room.",
     FragmentTooBig "fragment_too_big" "The datagram would be larger than 65,535 bytes, or has too many fragments.",
     NoKey "no_key" "The persistence engine found no key and the service says drop.",
-    TemplateTableFull "template_table_full" "The template table, or the service's or client's share of it, is full.",
+    TemplateTableFull "template_table_full" "The template table, its room for long keys, or the service's or client's share of it, is full.",
     Overload "overload" "The overload defence refused a new connection.",
     HandoverFull "handover_full" "The hand-over ring to the owning worker is full.",
     PuntFull "punt_full" "The ring to the kernel's interface is full.",

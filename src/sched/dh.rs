@@ -14,6 +14,10 @@ struct DestinationHashing {
     buckets: [u16; BUCKETS],
 }
 
+/// What to do about more servers than [`most`].
+pub(super) const REMEDY: &str =
+    "use a scheduler without a table of 256 places, such as `sh` or `mh`";
+
 /// The kernel takes more servers than buckets and never uses the rest; here that is an error.
 pub(super) fn most(_: Flags) -> usize {
     BUCKETS

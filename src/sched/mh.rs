@@ -11,6 +11,9 @@ use crate::table::Dest;
 
 pub(super) const FLAGS: &[&str] = &["fallback", "port", "table=SLOTS"];
 
+/// What to do about more servers than [`most`].
+pub(super) const REMEDY: &str = "give it a larger table by a flag, such as `table=65537`, on every director that is to choose alike";
+
 /// Table sizes, all prime.
 pub(super) const TABLE_SIZES: &[u32] = &[
     251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521, 65_537, 131_071,
@@ -142,12 +145,7 @@ impl Maglev {
 
 impl Scheduler for Maglev {
     fn select(&self, dests: &[Arc<Dest>], selection: &Selection<'_>) -> Option<usize> {
-        let port = if self.flags.port {
-            selection.client_port
-        } else {
-            0
-        };
-        let client = selection.client.wrapping_add(u32::from(port));
+        let client = selection.hashed_client(self.flags.port);
         self.available(self.hash.of(client), dests).or_else(|| {
             if self.flags.fallback {
                 self.fall_back(client, dests)

@@ -58,6 +58,14 @@ pub struct Selection<'a> {
     pub now: Tick,
 }
 
+impl Selection<'_> {
+    /// What `sh` and `mh` hash: the client's address, and its port where their flag says so (specification §6.9).
+    fn hashed_client(&self, port: bool) -> u32 {
+        let port = if port { self.client_port } else { 0 };
+        self.client.wrapping_add(u32::from(port))
+    }
+}
+
 /// Scheduler state of one service that outlives a rebuild.
 ///
 /// Locked only while a scheduler is built; a built one holds what it needs of it. A service whose scheduler changes
@@ -147,6 +155,8 @@ pub enum SchedError {
         servers: usize,
         /// Most that it can take.
         most: usize,
+        /// What to do about it.
+        remedy: &'static str,
     },
 }
 
@@ -179,19 +189,23 @@ impl fmt::Display for SchedError {
                 )
             }
             Self::BadTable { value, accepts } => {
+                let wanted = value.parse().unwrap_or(0);
+                let near = accepts.iter().find(|size| **size >= wanted);
+                let near = near.or_else(|| accepts.last()).copied().unwrap_or_default();
                 write!(
                     f,
-                    "there is no table of `{value}` slots; sizes are {accepts:?}"
+                    "there is no table of `{value}` slots; sizes are {accepts:?}; did you mean `table={near}`?"
                 )
             }
             Self::TooManyServers {
                 scheduler,
                 servers,
                 most,
+                remedy,
             } => {
                 write!(
                     f,
-                    "{servers} servers are more than the {most} that `{scheduler}` has places for"
+                    "{servers} servers are more than the {most} that `{scheduler}` has places for; {remedy}"
                 )
             }
         }
@@ -220,6 +234,8 @@ struct Kind {
     accepts: &'static [&'static str],
     /// Most servers it takes.
     most: fn(Flags) -> usize,
+    /// What to do about more of them.
+    remedy: &'static str,
     make: fn(&Build<'_>, Flags) -> Box<dyn Scheduler>,
 }
 
@@ -233,6 +249,7 @@ impl Kind {
             name,
             accepts: &[],
             most: |_| MAX_SERVERS,
+            remedy: "divide them among several services",
             make,
         }
     }
@@ -252,18 +269,21 @@ const KINDS: &[Kind] = &[
         name: "dh",
         accepts: &[],
         most: dh::most,
+        remedy: dh::REMEDY,
         make: dh::build,
     },
     Kind {
         name: "sh",
         accepts: sh::FLAGS,
         most: sh::most,
+        remedy: sh::REMEDY,
         make: sh::build,
     },
     Kind {
         name: "mh",
         accepts: mh::FLAGS,
         most: mh::most,
+        remedy: mh::REMEDY,
         make: mh::build,
     },
     Kind::plain("lblc", lblc::build),
@@ -302,6 +322,7 @@ fn resolve(
             scheduler: kind.name,
             servers,
             most,
+            remedy: kind.remedy,
         });
     }
     Ok((kind, flags))
@@ -359,6 +380,14 @@ pub fn check(name: &str, flags: &[String], servers: usize) -> Result<(), SchedEr
 pub fn build(name: &str, build: &Build<'_>) -> Result<Box<dyn Scheduler>, SchedError> {
     let (kind, flags) = resolve(name, build.flags, build.dests.len())?;
     Ok((kind.make)(build, flags))
+}
+
+/// Whether a server was added, removed or edited between two lists, so that a scheduler of the one is none of the
+/// other. An edit that changes nothing does not count, for a reload repeats every server.
+#[must_use]
+pub fn edited(previous: &[Arc<Dest>], dests: &[Arc<Dest>]) -> bool {
+    let identity = |d: &Arc<Dest>| (d.id, d.weight, d.last_weight, d.method, d.thresholds());
+    !previous.iter().map(identity).eq(dests.iter().map(identity))
 }
 
 /// Chooses a server and takes a connection's place on it ([`Dest::try_reserve`]), so that no threshold is exceeded.

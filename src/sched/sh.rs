@@ -15,6 +15,9 @@ use crate::table::Dest;
 
 pub(super) const FLAGS: &[&str] = &["fallback", "port", "kernel_tables"];
 
+/// What to do about more servers than [`most`].
+pub(super) const REMEDY: &str = "without the flag `kernel_tables` the table grows with the servers";
+
 /// Buckets of the kernel's table.
 const KERNEL_BUCKETS: usize = 256;
 /// Buckets for one unit of weight that a proportional table aims at, so that rounding is at most about 3 %.
@@ -148,12 +151,7 @@ impl SourceHashing {
 
 impl Scheduler for SourceHashing {
     fn select(&self, dests: &[Arc<Dest>], selection: &Selection<'_>) -> Option<usize> {
-        let port = if self.flags.port {
-            selection.client_port
-        } else {
-            0
-        };
-        let client = selection.client.wrapping_add(u32::from(port));
+        let client = selection.hashed_client(self.flags.port);
         self.available(self.bucket(client, 0), dests).or_else(|| {
             if self.flags.fallback {
                 self.fall_back(client, dests)

@@ -67,22 +67,33 @@ fn what_there_is_not_is_refused_with_what_there_is() {
             "mh",
             &["table=4096"],
             1,
-            "no table of `4096` slots; sizes are [251, 509,",
+            "65521, 65537, 131071]; did you mean `table=8191`?",
         ),
         (
             "mh",
             &[],
             4094,
-            "4094 servers are more than the 4093 that `mh` has places for",
+            "4094 servers are more than the 4093 that `mh` has places for; give it a larger table by a flag",
         ),
-        ("dh", &[], 257, "257 servers are more than the 256"),
+        ("mh", &["table=1000000"], 1, "did you mean `table=131071`?"),
+        (
+            "dh",
+            &[],
+            257,
+            "257 servers are more than the 256 that `dh` has places for; use a scheduler without",
+        ),
         (
             "sh",
             &["kernel_tables"],
             257,
-            "257 servers are more than the 256",
+            "256 that `sh` has places for; without the flag `kernel_tables`",
         ),
-        ("rr", &[], 65_535, "65535 servers are more than the 65534"),
+        (
+            "rr",
+            &[],
+            65_535,
+            "65535 servers are more than the 65534 that `rr` has places for; divide",
+        ),
     ];
     for (name, flags, servers, part) in table {
         let said = refused(name, flags, *servers);

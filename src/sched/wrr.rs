@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::hash::gcd;
-use super::{Build, Flags, Scheduler, Selection, advance};
+use super::{Build, Flags, Scheduler, Selection, advance, edited};
 use crate::table::Dest;
 
 #[derive(Debug)]
@@ -80,13 +80,6 @@ pub(super) fn build(build: &Build<'_>, _: Flags) -> Box<dyn Scheduler> {
         pace,
         weights,
     })
-}
-
-/// Whether a server was added, removed or edited. An edit that changes nothing does not count, for a reload repeats
-/// every server.
-fn edited(previous: &[Arc<Dest>], dests: &[Arc<Dest>]) -> bool {
-    let identity = |d: &Arc<Dest>| (d.id, d.weight, d.last_weight, d.method, d.thresholds());
-    !previous.iter().map(identity).eq(dests.iter().map(identity))
 }
 
 impl Pace {

@@ -283,6 +283,13 @@ enum Significance {
     Steady,
 }
 
+/// Whether connections in this state are worth telling of at all: not those that are half open or going.
+#[inline]
+#[must_use]
+pub fn lasts(protocol: u8, state: u8) -> bool {
+    !matches!(significant(protocol, state), Significance::Silent)
+}
+
 #[inline]
 fn significant(protocol: u8, state: u8) -> Significance {
     match protocol {

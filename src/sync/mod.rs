@@ -10,3 +10,4 @@ pub mod ipvs;
 pub mod master;
 pub mod outbox;
 pub mod polder;
+pub mod settings;

@@ -60,7 +60,7 @@ pub struct ServiceCounters {
     pub rejected_no_server: Counter,
     /// New connections refused because the table was full.
     pub rejected_table_full: Counter,
-    /// New connections refused because there was no room for a template.
+    /// New connections refused because there was no room for a template, or for so long a key.
     pub rejected_template_table_full: Counter,
     /// New connections refused because the persistence engine found no key.
     pub rejected_no_key: Counter,

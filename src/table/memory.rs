@@ -59,6 +59,38 @@ const PAGE: usize = 4096;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
+/// Bytes from which on it is looked first whether the host has them.
+const LARGE: usize = 16 << 20;
+
+/// Refuses what the host does not have: the kernel promises more, and then kills whom it likes when all is touched.
+///
+/// # Errors
+/// `bytes` are more than what is available.
+pub fn fits(bytes: usize) -> Result<(), TableError> {
+    if bytes < LARGE {
+        return Ok(());
+    }
+    // Where the kernel does not tell, nothing is known against it.
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match available(&meminfo) {
+        Some(available) if bytes > available => {
+            let why = format!("this host has {} MB available", available >> 20);
+            let source = io::Error::new(io::ErrorKind::OutOfMemory, why);
+            Err(TableError::Memory { bytes, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that can be had without swapping, from /proc/meminfo.
+fn available(meminfo: &str) -> Option<usize> {
+    let line = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// A fixed array of `T` in its own mapping.
 ///
 /// Elements larger than a cache line start at a line of their own; smaller ones are packed.
@@ -89,6 +121,7 @@ impl<T: Pod> Pages<T> {
                 asked: len,
                 max: usize::MAX / Self::STRIDE,
             })?;
+        fits(bytes)?;
         let mut map =
             MmapMut::map_anon(bytes).map_err(|source| TableError::Memory { bytes, source })?;
         // Only advice: a kernel without transparent huge pages refuses, and plain pages do. What it
@@ -143,6 +176,8 @@ impl<T> fmt::Debug for Pages<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -171,6 +206,24 @@ mod tests {
     fn an_element_beyond_the_end_is_refused() {
         let pages = Pages::<u32>::zeroed(4).unwrap();
         let _ = pages.at(4);
+    }
+
+    #[test]
+    fn memory_that_the_host_does_not_have_is_never_touched() {
+        assert_eq!(
+            available("MemFree: 1 kB\nMemAvailable:    2048 kB\n"),
+            Some(2 << 20)
+        );
+        assert_eq!(available(""), None);
+        // The kernel would promise as much, to die over it later.
+        let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let Some(available) = available(&text) else {
+            eprintln!("SKIPPED: this kernel does not tell how much memory is available");
+            return;
+        };
+        let error = fits(available * 2).unwrap_err().to_string();
+        assert!(error.contains("MB available"), "{error}");
+        assert!(fits(LARGE - 1).is_ok());
     }
 
     #[test]

@@ -33,6 +33,18 @@ pub struct Sizes {
     pub seed: u64,
 }
 
+impl Sizes {
+    /// The secret by which connections belong to workers and sessions have their numbers.
+    #[must_use]
+    pub fn owner_key(&self) -> HashKey {
+        self.secret(1)
+    }
+
+    fn secret(&self, n: u64) -> HashKey {
+        HashKey::from_seed(self.seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
 /// One port's queues, and its rings to and from the kernel's interface.
 #[derive(Debug)]
 pub struct PortParts<I: PacketIo> {
@@ -81,7 +93,7 @@ pub fn directors(
         (false, true) => ((own / 16).max(1), own),
         _ => (own, (own / 16).max(1)),
     };
-    let seed = |n: u64| HashKey::from_seed(sizes.seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let seed = |n: u64| sizes.secret(n);
     (0..workers)
         .map(|worker| {
             Director::new(DirectorConfig {
@@ -91,7 +103,7 @@ pub fn directors(
                 connections6: v6,
                 services: sizes.services,
                 table_key: seed(worker as u64 + 2),
-                owner_key: seed(1),
+                owner_key: sizes.owner_key(),
             })
         })
         .collect()
@@ -117,6 +129,10 @@ pub fn workers<I: PacketIo>(
                 .collect()
         })
         .collect();
+    if let Some(first) = directors.first() {
+        // All have the same.
+        let _ = plane.sync.places.set(first.places());
+    }
     directors
         .into_iter()
         .enumerate()

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 
 use super::Worker;
 use super::assemble::{self, PortParts, Sizes};
-use super::shared::{ConnPage, ConnRow, Defence, Plane};
+use super::shared::{ConnPage, ConnRow, Defence, Plane, SyncDuty};
 use crate::forward::defence::Mode;
 use crate::forward::{BuildError, Fib, FibInput, PortId, Registry, Setup, Side, Snapshot};
 use crate::io::mem::{MemHandle, MemIo, MemPool, QueueCapacity};
@@ -43,7 +43,10 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Build(e) => e.fmt(f),
-            Self::Table(e) => e.fmt(f),
+            Self::Table(e) => write!(
+                f,
+                "{e}; set `limits.connections` or `limits.templates` lower"
+            ),
         }
     }
 }
@@ -81,6 +84,7 @@ impl Lockstep {
             stop: AtomicBool::new(false),
             defence: Defence::default(),
             connections_capacity: sizes.connections as u64,
+            sync: SyncDuty::default(),
         });
         let largest = setup
             .ports
@@ -240,7 +244,7 @@ impl Lockstep {
 
     /// What the workers share with the management core.
     #[must_use]
-    pub fn plane(&self) -> &Plane {
+    pub fn plane(&self) -> &Arc<Plane> {
         &self.plane
     }
 

@@ -14,17 +14,23 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use arrayvec::ArrayVec;
 
 pub use outbound::{Moved, Outbound, Ring, Wiring};
-pub use shared::{Command, ConnPage, ConnRow, Defence, Plane, WorkerShared};
+pub use shared::{
+    AnyPeerConn, Command, ConnPage, ConnRow, Defence, PeerRow, Plane, SyncDuty, SyncPage, SyncRows,
+    SyncWork, WorkerShared,
+};
 pub use wait::Owed;
 
+use crate::forward::director::is_peers;
+use crate::forward::tell::Tell;
 use crate::forward::{Context, Director, Pieces, PortId, Side, Snapshot};
 use crate::io::{BURST, Burst, PacketIo};
 use crate::net::{Af, Tick, V4, V6};
-use crate::table::{Conn, ServiceId, TemplateRow, Templates};
+use crate::sync::master::lasts;
+use crate::table::{Conn, ConnTable, ServiceId, TemplateRow, Templates};
 
 /// Timers worked on in one poll at most.
 const EXPIRE_BUDGET: usize = 256;
@@ -40,12 +46,24 @@ impl Deref for Published {
     }
 }
 
+/// The published pointer to what peers are told.
+#[derive(Clone, Debug)]
+struct Telling(Arc<Plane>);
+
+impl Deref for Telling {
+    type Target = ArcSwapOption<Tell>;
+    fn deref(&self) -> &Self::Target {
+        &self.0.sync.tell
+    }
+}
+
 /// One worker: a core's share of the appliance.
 #[derive(Debug)]
 pub struct Worker<I: PacketIo> {
     plane: Arc<Plane>,
     shared: Arc<WorkerShared>,
     snapshot: Cache<Published, Arc<Snapshot>>,
+    tell: Cache<Telling, Option<Arc<Tell>>>,
     inner: Inner<I>,
 }
 
@@ -73,6 +91,7 @@ impl<I: PacketIo> Worker<I> {
         Self {
             plane: Arc::clone(plane),
             snapshot: Cache::new(Published(Arc::clone(plane))),
+            tell: Cache::new(Telling(Arc::clone(plane))),
             shared,
             inner: Inner {
                 director,
@@ -95,29 +114,32 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn poll_with(&mut self, now: Tick, expire_budget: usize) -> usize {
+        // The worker is the only writer.
+        if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
+            self.shared.heartbeat.store(now.0, Ordering::Relaxed);
+            self.tell_fill();
+        }
         // One pointer comparison; the snapshot's reference count, which all workers share, is not touched.
         let snapshot = self.snapshot.load();
         self.shared
             .seen_generation
             .store(snapshot.generation, Ordering::Release);
-        // The worker is the only writer.
-        if self.shared.heartbeat.load(Ordering::Relaxed) != now.0 {
-            self.shared.heartbeat.store(now.0, Ordering::Relaxed);
-            self.shared.counters.fill.set(self.inner.director.fill());
-        }
         let cx = Context {
             now,
             snapshot,
             templates: &self.plane.templates,
             defence: self.plane.defence.active.get(),
+            tell: self.tell.load().as_deref(),
+            off_duty: self.plane.sync.off_duty.load(Ordering::Relaxed),
             counters: &self.shared.counters,
             ingress: PortId(0),
             handed: false,
         };
-        self.inner.poll(cx, &self.shared, expire_budget)
+        let deaf = self.plane.sync.deaf.load(Ordering::Relaxed);
+        self.inner.poll(cx, &self.shared, expire_budget, deaf)
     }
 
-    /// Tells how full the tables are.
+    /// Tells how full the tables are. Once a tick will do, but where time jumps (lockstep) it is told before it is read.
     fn tell_fill(&self) {
         self.shared.counters.fill.set(self.inner.director.fill());
     }
@@ -146,17 +168,25 @@ impl<I: PacketIo> Worker<I> {
 }
 
 impl<I: PacketIo> Inner<I> {
-    fn poll(&mut self, mut cx: Context<'_>, shared: &WorkerShared, expire_budget: usize) -> usize {
+    fn poll(
+        &mut self,
+        mut cx: Context<'_>,
+        shared: &WorkerShared,
+        expire_budget: usize,
+        deaf: bool,
+    ) -> usize {
         self.out.begin(cx.now);
         // Timers first: a connection whose time is over must not catch a packet that came after.
         let mut work = self.director.expire(&cx, expire_budget);
         work += self.director.defend(&cx, expire_budget);
-        work += self.command(shared, cx.now);
+        work += self.command(shared, &cx);
         work += self.out.expire_fragments();
         self.out.sweep_waiting(&cx.snapshot.fib);
         for port in 0..self.out.wiring.queues.len() {
             cx.ingress = port_id(port);
-            work += self.receive(&cx, port);
+            if !deaf {
+                work += self.receive(&cx, port);
+            }
             work += self.inject(port);
         }
         work += self.take_over(cx);
@@ -194,12 +224,11 @@ impl<I: PacketIo> Inner<I> {
 
     /// Frames from the kernel's interface, complete as they are.
     fn inject(&mut self, port: usize) -> usize {
-        let Some(ring) = self.out.wiring.injects[port].clone() else {
-            return 0;
-        };
         let mut n = 0;
         while n < BURST
-            && let Some(buf) = ring.pop()
+            && let Some(buf) = self.out.wiring.injects[port]
+                .as_ref()
+                .and_then(|ring| ring.pop())
         {
             self.out
                 .send_complete(port_id(port), Owed { buf, stands_for: 0 });
@@ -233,9 +262,9 @@ impl<I: PacketIo> Inner<I> {
                         cx.counters.handed_in.add(u64::from(frame.stands_for));
                         self.out.send_complete(port, frame);
                     }
-                    Moved::Piece { ingress, buf, last } => {
+                    Moved::Piece(piece, last) => {
                         cx.counters.handed_in.inc();
-                        self.out.arrive(from, ingress, buf, last);
+                        self.out.arrive(from, piece, last);
                     }
                     Moved::Evict(evict) => self.director.evict(&cx, evict),
                 }
@@ -249,17 +278,37 @@ impl<I: PacketIo> Inner<I> {
     }
 
     /// At most one command a poll.
-    fn command(&mut self, shared: &WorkerShared, now: Tick) -> usize {
-        let Some(Command::List(mut page)) = shared.commands.pop() else {
-            return 0;
-        };
-        match page.af {
-            Af::V4 => list::<V4>(&mut self.director, &mut page, now),
-            Af::V6 => list::<V6>(&mut self.director, &mut page, now),
+    fn command(&mut self, shared: &WorkerShared, cx: &Context<'_>) -> usize {
+        // The rings have room for as many answers as commands can wait; what finds none is not wanted any more.
+        match shared.commands.pop() {
+            None => return 0,
+            Some(Command::List(mut page)) => {
+                match page.af {
+                    Af::V4 => list::<V4>(&mut self.director, &mut page, cx.now),
+                    Af::V6 => list::<V6>(&mut self.director, &mut page, cx.now),
+                }
+                drop(shared.pages.push(page));
+            }
+            Some(Command::Sync(mut work)) => {
+                match &mut *work {
+                    SyncWork::Page(page) => fill(&mut self.director, page),
+                    SyncWork::Install(rows) => self.install(cx, rows),
+                }
+                drop(shared.sync_done.push(work));
+            }
         }
-        // The ring has room for as many answers as commands can wait; a page that finds none is not wanted any more.
-        drop(shared.pages.push(page));
         1
+    }
+
+    /// Takes a peer's connections over.
+    fn install(&mut self, cx: &Context<'_>, rows: &mut [PeerRow]) {
+        for row in rows {
+            let outcome = match &row.conn {
+                AnyPeerConn::V4(conn) => self.director.install(cx, conn, &mut self.out),
+                AnyPeerConn::V6(conn) => self.director.install(cx, conn, &mut self.out),
+            };
+            row.outcome = Some(outcome);
+        }
     }
 }
 
@@ -287,6 +336,31 @@ fn list<F: Side>(director: &mut Director, page: &mut ConnPage, now: Tick) {
         .dump(page.cursor, room, |_, c| rows.push(row(c, now)));
     page.done = next.is_none();
     page.cursor = next.unwrap_or(0);
+}
+
+/// Fills a page of the connections that peers are told of.
+fn fill(director: &mut Director, page: &mut SyncPage) {
+    let (at, all) = (page.cursor, page.everything);
+    let next = match &mut page.rows {
+        SyncRows::V4(rows) => fill_rows(director.connections(), at, all, rows),
+        SyncRows::V6(rows) => fill_rows(director.connections(), at, all, rows),
+    };
+    page.done = next.is_none();
+    page.cursor = next.unwrap_or(0);
+}
+
+fn fill_rows<F: Side>(
+    table: &ConnTable<F>,
+    cursor: u32,
+    everything: bool,
+    rows: &mut Vec<Conn<F>>,
+) -> Option<u32> {
+    let room = u32::try_from(rows.capacity() - rows.len()).unwrap_or(u32::MAX);
+    table.dump(cursor, room, |_, conn| {
+        if (everything || lasts(conn.proto(), conn.state)) && !is_peers(conn) {
+            rows.push(*conn);
+        }
+    })
 }
 
 fn row<F: Side>(conn: &Conn<F>, now: Tick) -> ConnRow {

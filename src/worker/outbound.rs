@@ -10,13 +10,13 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
-use super::reassembly::{Added, Datagram, FragmentInfo, Lost, Reassembly};
+use super::reassembly::{Added, FragmentInfo, Lost, Reassembly, gather};
 use super::shared::WorkerShared;
 use super::wait::{Fate, Owed, WaitingRoom};
 use crate::forward::exception::{Policer, classify};
-use crate::forward::{Egress, Evict, Fib, Pieces, PortId, Sink, Verdict, Way};
+use crate::forward::{Egress, Evict, Fib, Piece, Pieces, PortId, Sink, Verdict, Way};
 use crate::io::PacketIo;
-use crate::net::{BURST, DropReason, HashKey, L3, Packet, PacketBuf, Tick, fragment, parse};
+use crate::net::{BURST, DropReason, HashKey, L3, Packet, PacketBuf, Tick, fragment};
 
 /// A frame on its way from one worker to another.
 #[derive(Debug)]
@@ -25,15 +25,9 @@ pub enum Moved<B> {
     Rx(PortId, B),
     /// For the worker that has a transmit queue on this port; the frame is complete.
     Tx(PortId, Owed<B>),
-    /// A fragment of a whole datagram, for the worker that owns its connection. Those of one datagram follow each other.
-    Piece {
-        /// The port that it came in by.
-        ingress: PortId,
-        /// The frame.
-        buf: B,
-        /// Whether it is the datagram's last.
-        last: bool,
-    },
+    /// A fragment of a whole datagram, for the worker that owns its connection, and whether it is the datagram's last.
+    /// Those of one datagram follow each other.
+    Piece(Piece<B>, bool),
     /// For the worker whose connection is to end.
     Evict(Evict),
 }
@@ -81,22 +75,15 @@ pub struct Outbound<I: PacketIo> {
     held: u64,
     fragments: Reassembly<I::Buf>,
     /// Datagrams that became whole in this burst.
-    whole: VecDeque<Whole<I::Buf>>,
+    whole: VecDeque<(Pieces<I::Buf>, Next)>,
     /// By worker: the fragments that have come of the datagram that it is handing over.
     arriving: Vec<Pieces<I::Buf>>,
+    /// Frames in `arriving` and `whole`.
+    gathered: usize,
     /// How many packets were split here, and the worker's number above [`FRAGMENT_ID_MASK`]: together an identification
     /// that no other worker gives.
     fragment_id: u32,
     fragment_worker: u32,
-}
-
-/// A datagram whose fragments are all here.
-#[derive(Debug)]
-enum Whole<B> {
-    /// It became whole here.
-    Here(Datagram<B>),
-    /// Another worker handed its fragments over.
-    From(Pieces<B>),
 }
 
 /// What [`Outbound::next_datagram`] says of a datagram.
@@ -132,6 +119,7 @@ impl<I: PacketIo> Outbound<I> {
             fragments: Reassembly::new(fragment_key),
             whole: VecDeque::with_capacity(2 * BURST),
             arriving,
+            gathered: 0,
         }
     }
 
@@ -142,7 +130,9 @@ impl<I: PacketIo> Outbound<I> {
 
     /// Ends datagrams whose other fragments did not come in time, some at a time; returns how many.
     pub fn expire_fragments(&mut self) -> usize {
-        if self.fragments.held() == 0 {
+        // What was refused is remembered without a frame, and has its time as well.
+        let due = |at: Tick| self.now.reached(at);
+        if !self.fragments.next_deadline().is_some_and(due) {
             return 0;
         }
         let counters = &self.shared.counters;
@@ -153,16 +143,18 @@ impl<I: PacketIo> Outbound<I> {
     }
 
     /// A fragment of a datagram that the worker `from` hands over.
-    pub fn arrive(&mut self, from: usize, ingress: PortId, buf: I::Buf, last: bool) {
+    pub fn arrive(&mut self, from: usize, piece: Piece<I::Buf>, last: bool) {
         // A worker hands over as many as there can be at most.
-        if self.arriving[from].try_push((ingress, buf)).is_err() {
-            self.shared.counters.drop(DropReason::Internal);
+        match self.arriving[from].try_push(piece) {
+            Ok(()) => self.gathered += 1,
+            Err(_) => self.shared.counters.drop(DropReason::Internal),
         }
         if last {
             // The next one that the worker hands over may be right behind it.
             let pieces = std::mem::take(&mut self.arriving[from]);
-            self.whole.push_back(Whole::From(pieces));
+            self.whole.push_back((pieces, Next { handed: true }));
         }
+        self.count_held();
     }
 
     /// The next whole datagram: its fragments, and its transport header with all that follows.
@@ -171,25 +163,16 @@ impl<I: PacketIo> Outbound<I> {
         pieces: &mut Pieces<I::Buf>,
         message: &mut Vec<u8>,
     ) -> Option<Next> {
-        let next = match self.whole.pop_front()? {
-            Whole::Here(datagram) => {
-                datagram.gather(message);
-                let all = datagram.pieces.into_iter();
-                pieces.extend(all.map(|piece| (piece.ingress, piece.buf)));
-                Next { handed: false }
-            }
-            Whole::From(handed) => {
-                *pieces = handed;
-                gather(pieces, message);
-                Next { handed: true }
-            }
-        };
+        let (whole, next) = self.whole.pop_front()?;
+        *pieces = whole;
+        gather(pieces, message);
+        self.gathered -= pieces.len();
         self.count_held();
         Some(next)
     }
 
     fn count_held(&self) {
-        let fragments = self.fragments.held() as u64;
+        let fragments = (self.fragments.held() + self.gathered) as u64;
         let counters = &self.shared.counters;
         counters.fragments_held.set(fragments);
         counters.held.set(self.held + fragments);
@@ -219,8 +202,15 @@ impl<I: PacketIo> Outbound<I> {
         self.waiting = room;
     }
 
-    /// Drops all that waits, at the end.
+    /// Drops what waits for a neighbour, and what came of datagrams that nobody will hand over to their end.
     pub fn drop_waiting(&mut self) {
+        for pieces in &mut self.arriving {
+            self.gathered -= pieces.len();
+            for _ in pieces.drain(..) {
+                self.shared.counters.drop(DropReason::FragmentTimeout);
+            }
+        }
+        self.count_held();
         let mut room = std::mem::take(&mut self.waiting);
         let now = self.now.plus(super::wait::WAIT_TICKS);
         room.sweep(
@@ -275,17 +265,18 @@ impl<I: PacketIo> Outbound<I> {
         }
         let taken = io.tx_burst(&mut queue.frames);
         let counters = &self.shared.counters;
-        for n in queue.stand_for.drain(..taken) {
-            if n == 0 {
-                counters.generated.inc();
-            } else {
-                counters.transmitted.add(u64::from(n));
-            }
+        let received = |part: &[u8]| part.iter().map(|n| u64::from(*n)).sum();
+        let (sent, lost) = queue.stand_for.split_at(taken);
+        counters.transmitted.add(received(sent));
+        let own = sent.iter().filter(|n| **n == 0).count();
+        if own > 0 {
+            counters.generated.add(own as u64);
         }
-        for (frame, n) in queue.frames.drain(..).zip(queue.stand_for.drain(..)) {
-            drop(frame);
-            counters.drops[DropReason::TxFull as usize].add(u64::from(n));
+        if !lost.is_empty() {
+            counters.drops[DropReason::TxFull as usize].add(received(lost));
         }
+        queue.stand_for.clear();
+        queue.frames.clear();
     }
 
     /// Writes the Ethernet header, splits what is larger than the MTU, and queues.
@@ -407,7 +398,9 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
         let added = self.fragments.add(self.now, ingress, &info, buf, lose);
         if let Added::Complete(datagram) = added {
             counters.datagrams_reassembled.inc();
-            self.whole.push_back(Whole::Here(datagram));
+            self.gathered += datagram.pieces.len();
+            let next = Next { handed: false };
+            self.whole.push_back((datagram.from_transport(), next));
         }
         self.count_held();
     }
@@ -423,9 +416,8 @@ impl<I: PacketIo> Sink<I::Buf> for Outbound<I> {
             counters.drops[DropReason::HandoverFull as usize].add(n as u64);
             return;
         };
-        for (i, (ingress, buf)) in pieces.drain(..).enumerate() {
-            let last = i + 1 == n;
-            match ring.push(Moved::Piece { ingress, buf, last }) {
+        for (i, piece) in pieces.drain(..).enumerate() {
+            match ring.push(Moved::Piece(piece, i + 1 == n)) {
                 Ok(()) => counters.handed_out.inc(),
                 Err(_) => counters.drop(DropReason::HandoverFull),
             }
@@ -471,24 +463,6 @@ const FRAGMENT_ID_MASK: u32 = (1 << 26) - 1;
 
 /// Datagrams that are given up in one poll at most.
 const FRAGMENT_BUDGET: usize = 64;
-
-/// Puts together what fragments that were handed over carry.
-fn gather<B: PacketBuf>(pieces: &Pieces<B>, message: &mut Vec<u8>) {
-    message.clear();
-    for (_, buf) in pieces {
-        let part = match parse(buf.data()).map(|packet| packet.l3) {
-            Ok(L3::V4(ip)) => FragmentInfo::of(&ip).map(|info| (info, ip.l4)),
-            Ok(L3::V6(ip)) => FragmentInfo::of(&ip).map(|info| (info, ip.l4)),
-            _ => None,
-        };
-        if let Some((info, l4)) = part {
-            let first = info.offset == 0;
-            let from = usize::from(if first { l4 } else { info.payload });
-            let to = usize::from(info.payload) + usize::from(info.len);
-            message.extend_from_slice(buf.data().get(from..to).unwrap_or(&[]));
-        }
-    }
-}
 
 const ETHERNET: usize = 14;
 

@@ -4,16 +4,18 @@
 //! are boxes that the management core allocated, so a worker never allocates for them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::queue::ArrayQueue;
 
 use crate::forward::defence::{Active, Published};
-use crate::forward::{PortId, Service, Snapshot};
-use crate::net::{Af, Tick};
-use crate::table::{Counter, DestId, ServiceId, Templates, WorkerCounters};
+use crate::forward::tell::Tell;
+use crate::forward::{PeerConn, PeerOutcome, PortId, Service, Snapshot};
+use crate::net::{Af, Tick, V4, V6};
+use crate::sync::entry::EntryId;
+use crate::table::{Conn, Counter, DestId, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -63,6 +65,62 @@ pub struct ConnPage {
 pub enum Command {
     /// Fill a page of connections and push it to [`WorkerShared::pages`].
     List(Box<ConnPage>),
+    /// Do a part of state sync and push it to [`WorkerShared::sync_done`].
+    Sync(Box<SyncWork>),
+}
+
+/// What state sync asks of a worker. It comes back done.
+#[derive(Debug)]
+pub enum SyncWork {
+    /// A page of the connections that peers are told of.
+    Page(SyncPage),
+    /// Connections of a peer to be taken over.
+    Install(Vec<PeerRow>),
+}
+
+/// A page of the connections that peers are told of: those that last, without those that are only here because a peer
+/// told of them. The management core sends it empty, with capacity; the worker fills it.
+#[derive(Debug)]
+pub struct SyncPage {
+    /// The connections, of the family to list; as many entries are looked at as it has room for.
+    pub rows: SyncRows,
+    /// Where to go on: 0 at first, then what the worker left here.
+    pub cursor: u32,
+    /// Half-open connections are wanted, too.
+    pub everything: bool,
+    /// Set by the worker when there is nothing behind this page.
+    pub done: bool,
+}
+
+/// Connections of one family.
+#[derive(Debug)]
+pub enum SyncRows {
+    /// IPv4.
+    V4(Vec<Conn<V4>>),
+    /// IPv6.
+    V6(Vec<Conn<V6>>),
+}
+
+/// A peer's connection of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyPeerConn {
+    /// IPv4.
+    V4(PeerConn<V4>),
+    /// IPv6.
+    V6(PeerConn<V6>),
+}
+
+/// A peer's connection, and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerRow {
+    /// The peer, by whatever the management core knows it by.
+    pub peer: u64,
+    /// The entry's number.
+    pub id: EntryId,
+    /// The connection.
+    pub conn: AnyPeerConn,
+    /// Set by the worker.
+    pub outcome: Option<PeerOutcome>,
 }
 
 /// What one worker shares with the management core.
@@ -78,6 +136,8 @@ pub struct WorkerShared {
     pub commands: ArrayQueue<Command>,
     /// Answers to [`Command::List`].
     pub pages: ArrayQueue<Box<ConnPage>>,
+    /// Answers to [`Command::Sync`].
+    pub sync_done: ArrayQueue<Box<SyncWork>>,
     /// Neighbours that the worker wants resolved; a full ring loses requests, which are repeated.
     pub resolve: ArrayQueue<(PortId, IpAddr)>,
     /// Generation of the snapshot that the worker's last poll used.
@@ -98,6 +158,7 @@ impl WorkerShared {
             counters: WorkerCounters::new(services, dests),
             commands: ArrayQueue::new(COMMANDS_MAX),
             pages: ArrayQueue::new(COMMANDS_MAX),
+            sync_done: ArrayQueue::new(COMMANDS_MAX),
             resolve: ArrayQueue::new(256),
             seen_generation: AtomicU64::new(0),
             heartbeat: AtomicU32::new(0),
@@ -132,6 +193,23 @@ pub struct Plane {
     pub defence: Defence,
     /// Connections that all workers' tables can hold together.
     pub connections_capacity: u64,
+    /// What state sync asks of the packet path.
+    pub sync: SyncDuty,
+}
+
+/// What state sync asks of the packet path. Nothing, as long as it does not run.
+#[derive(Debug, Default)]
+pub struct SyncDuty {
+    /// What peers of the `ipvs` format are told.
+    pub tell: ArcSwapOption<Tell>,
+    /// Set while another director serves and clients' packets are the kernel's (`backup_only`).
+    pub off_duty: AtomicBool,
+    /// Set while the worker takes no frames from its ports: its tables are being handed over, or filled.
+    pub deaf: AtomicBool,
+    /// Set when everything was handed over and this process is to end.
+    pub leave: AtomicBool,
+    /// Entries of a worker's tables, IPv4 and IPv6, as [`Tell::new`] wants them.
+    pub places: OnceLock<(usize, usize)>,
 }
 
 impl Plane {

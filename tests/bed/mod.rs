@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use polder::forward::defs::ServiceKind;
+use polder::forward::defs::{Grouping, OnNoKey, Persistence, ServiceKind};
 use polder::forward::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, Setup,
 };
@@ -13,6 +14,7 @@ use polder::net::build::{Frame, verify};
 use polder::net::packet::proto;
 use polder::net::tunnel::Tunnel;
 use polder::net::{DropReason, L3, Mac, Tick, parse};
+use polder::persist::Engine;
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::Sizes;
 use polder::worker::lockstep::Lockstep;
@@ -152,8 +154,12 @@ pub type Out = Vec<(PortId, Vec<u8>)>;
 
 impl Bed {
     pub fn with(setup: &Setup, workers: usize) -> Self {
+        Self::sized(setup, workers, &SIZES)
+    }
+
+    pub fn sized(setup: &Setup, workers: usize, sizes: &Sizes) -> Self {
         Self {
-            bed: Lockstep::new(setup, workers, &SIZES).expect("workers"),
+            bed: Lockstep::new(setup, workers, sizes).expect("workers"),
             now: Tick(0),
         }
     }
@@ -207,6 +213,63 @@ impl Bed {
             "received = transmitted + punted + dropped + held"
         );
     }
+
+    /// Where the one frame that comes of a client's frame goes.
+    pub fn to(&mut self, frame: &[u8]) -> SocketAddr {
+        let out = self.client(frame);
+        assert_eq!(out.len(), 1, "one frame leaves; drops: {:?}", self.drops());
+        assert_eq!(out[0].0, LAN);
+        ends(&out[0].1).1
+    }
+
+    pub fn datagram(&mut self, from: SocketAddr, to: &str, payload: &[u8]) -> SocketAddr {
+        self.to(&from_client().udp(from, at(to), payload))
+    }
+
+    pub fn pass(&mut self, secs: u32) {
+        self.now = self.now.plus(sec(secs).0);
+        self.bed.advance(self.now);
+    }
+
+    /// Shared counts are what a walk of the tables gives.
+    pub fn check_counts(&mut self) {
+        let snapshot = self.bed.snapshot();
+        let templates = self.bed.templates();
+        for dest in snapshot.services.dests.iter().flatten() {
+            let walked = self.bed.walk(dest.id);
+            let counted = (dest.shared.active(), dest.shared.total());
+            assert_eq!(counted, walked, "{}", dest.name);
+            let bound = templates.iter().filter(|t| t.dest == dest.id).count();
+            let counted = dest.shared.persistent() as usize;
+            assert_eq!(counted, bound, "templates of {}", dest.name);
+        }
+        let connections = self.bed.connections();
+        for t in &templates {
+            let own = connections.iter().filter(|c| c.template == t.at.index);
+            assert_eq!(t.controlled as usize, own.count());
+        }
+        assert_eq!(self.bed.buffers_in_use() as u64, self.sum(|c| c.held.get()));
+        self.check_identity();
+    }
+
+    /// All that a frame can become by being cut, or by one bit that flips, from both sides: each meets one fate.
+    pub fn endure(&mut self, good: &[u8]) {
+        for cut in 0..good.len() {
+            self.client(&good[..cut]);
+        }
+        for i in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.to_vec();
+                bad[i] ^= 1 << bit;
+                self.client(&bad);
+                self.server(&bad);
+            }
+        }
+        self.bed.finish();
+        self.check_identity();
+        self.taken();
+        assert_eq!(self.bed.buffers_in_use(), 0);
+    }
 }
 
 pub fn from_client() -> Frame {
@@ -243,11 +306,52 @@ pub fn macs(frame: &[u8]) -> (Mac, Mac) {
 pub const VIP: &str = "198.51.100.1:80";
 
 pub fn three() -> Vec<DestDef> {
-    (11..=13)
-        .map(|n| dest(&format!("10.0.0.{n}"), 8080))
-        .collect()
+    servers(8080)
 }
 
 pub fn tcp_service() -> Vec<ServiceDef> {
     vec![service(proto::TCP, VIP, three())]
+}
+
+/// A client by its port.
+pub fn client(n: u16) -> SocketAddr {
+    SocketAddr::new(ip("203.0.113.9"), 10_000 + n)
+}
+
+/// Each client by itself, without an engine.
+pub fn persistence(secs: u64) -> Persistence {
+    Persistence {
+        timeout: Duration::from_secs(secs),
+        grouping: Grouping::Mask4(u32::MAX),
+        engine: None,
+        on_no_key: OnNoKey::Fallback,
+        max_templates: 0,
+        max_per_client: 0,
+    }
+}
+
+pub fn servers(port: u16) -> Vec<DestDef> {
+    (11..=13)
+        .map(|n| dest(&format!("10.0.0.{n}"), port))
+        .collect()
+}
+
+pub const SIP_VIP: &str = "198.51.100.1:5060";
+
+/// UDP, one-packet, any client, by Call-ID.
+pub fn sip_service() -> ServiceDef {
+    ServiceDef {
+        one_packet: true,
+        persistence: Some(Persistence {
+            grouping: Grouping::Mask4(0),
+            engine: Some(Engine::Sip),
+            ..persistence(60)
+        }),
+        ..service(proto::UDP, SIP_VIP, servers(5060))
+    }
+}
+
+pub fn sip(call: &str) -> Vec<u8> {
+    format!("INVITE sip:b@example.com SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nCall-ID: {call}\r\nCSeq: 1 INVITE\r\n\r\n")
+        .into_bytes()
 }

@@ -242,6 +242,17 @@ impl Promises {
         self.lines.push((seen, what.into()));
     }
 
+    /// Stops the appliance, which is the last promise, and prints all.
+    fn end(mut self, net: Network, out: &mut dyn Write) -> Result<(), Failure> {
+        let stopped = net.stop();
+        self.see(stopped.is_ok(), "the appliance stops cleanly");
+        if let Err(e) = &stopped {
+            super::print(out, &format!("{e}\n"))?;
+        }
+        self.verdict(out)?;
+        super::print(out, NEXT)
+    }
+
     /// Prints them.
     fn verdict(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let mut text = String::new();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::super::args::DemoDevice;
 use super::super::{Failure, print};
 use super::lab::{self, Process};
-use super::{CLIENT, NEXT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml};
+use super::{CLIENT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml};
 
 /// Calls, and how many begin a second.
 const CALLS: u64 = 1200;
@@ -127,13 +127,7 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
         "every received frame was transmitted, given to the kernel, dropped or held",
     );
     drop(agents);
-    let stopped = net.stop();
-    promises.see(stopped.is_ok(), "the appliance stops cleanly");
-    if let Err(e) = &stopped {
-        print(out, &format!("{e}\n"))?;
-    }
-    promises.verdict(out)?;
-    print(out, NEXT)
+    promises.end(net, out)
 }
 
 /// Which server an answering process is.

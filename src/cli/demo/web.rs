@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::args::DemoDevice;
 use super::super::{Failure, print};
 use super::lab::{self, Process};
-use super::{NEXT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml, table};
+use super::{Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml, table};
 
 /// Seconds of each of the three phases.
 const PHASE: u64 = 4;
@@ -117,13 +117,7 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
         "it still answers",
     );
     drop(nginx);
-    let stopped = net.stop();
-    promises.see(stopped.is_ok(), "the appliance stops cleanly");
-    if let Err(e) = &stopped {
-        print(out, &format!("{e}\n"))?;
-    }
-    promises.verdict(out)?;
-    print(out, NEXT)
+    promises.end(net, out)
 }
 
 /// The first page, which may have to wait for the kernel to find the neighbours.

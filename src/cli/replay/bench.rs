@@ -18,7 +18,7 @@ use crate::io::mem::{BenchIo, Frames, MemPool};
 use crate::net::{Family, FlowKey, HashKey, L3, Tick, parse};
 use crate::worker::assemble::{self, PortParts};
 use crate::worker::lockstep::StartError;
-use crate::worker::{Defence, Plane, Worker};
+use crate::worker::{Defence, Plane, SyncDuty, Worker};
 
 /// Bytes of captures that are held in memory.
 const MEMORY_MAX: usize = 4 << 30;
@@ -50,10 +50,6 @@ pub(super) fn run(
     };
     let mut report = Report::new(&plane, took);
     rate_workers(&mut report, wall_s);
-    if let Some(path) = &options.connections {
-        // The workers are gone with their tables; the listing is of a run in the captures' time.
-        return Err(ReplayError::NoListing { path: path.clone() });
-    }
     Ok(Finished {
         report,
         cut: merge.failure().map(|e| e.to_string()),
@@ -110,6 +106,7 @@ fn prepare(setup: &Setup, options: &Options, dealt: Dealt) -> Result<Prepared, R
         stop: AtomicBool::new(false),
         defence: Defence::default(),
         connections_capacity: options.sizes.connections as u64,
+        sync: SyncDuty::default(),
     });
     plane.judge();
     let largest = setup

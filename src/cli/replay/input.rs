@@ -17,6 +17,7 @@ pub struct InputError {
 #[derive(Debug)]
 enum What {
     Open(std::io::Error),
+    NoFile,
     Read(PcapError),
 }
 
@@ -25,6 +26,9 @@ impl fmt::Display for InputError {
         write!(f, "{}: ", self.path.display())?;
         match &self.what {
             What::Open(e) => write!(f, "can't be opened: {e}"),
+            What::NoFile => f.write_str(
+                "it is not a regular file, and captures are read more than once; save it first",
+            ),
             What::Read(e) => e.fmt(f),
         }
     }
@@ -129,6 +133,11 @@ fn open(path: &Path) -> Result<Reader<File>, InputError> {
         path: path.to_owned(),
         what,
     };
+    // Asked beforehand because opening a pipe would wait for somebody to write.
+    let kind = std::fs::metadata(path).map_err(|e| fail(What::Open(e)))?;
+    if !kind.is_file() {
+        return Err(fail(What::NoFile));
+    }
     let file = File::open(path).map_err(|e| fail(What::Open(e)))?;
     Reader::open_ethernet(file).map_err(|e| fail(What::Read(e)))
 }

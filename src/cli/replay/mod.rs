@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use report::{Durations, Report};
@@ -88,10 +88,14 @@ pub enum ReplayError {
         /// Why.
         error: io::Error,
     },
-    /// A listing of connections was asked for where there is none.
-    NoListing {
-        /// Where it was to be written.
-        path: PathBuf,
+    /// Something was asked for that the clock in use doesn't have.
+    OtherClock {
+        /// The option.
+        option: &'static str,
+        /// The clock that has it.
+        clock: &'static str,
+        /// Why the one in use doesn't.
+        why: &'static str,
     },
     /// The captures are larger than what is held in memory.
     TooMuch {
@@ -122,11 +126,9 @@ impl fmt::Display for ReplayError {
             Self::Output { path, error } => {
                 write!(f, "{}: can't be written: {error}", path.display())
             }
-            Self::NoListing { path } => write!(
-                f,
-                "{}: connections are listed with `--clock capture` only; the wall clock keeps none",
-                path.display()
-            ),
+            Self::OtherClock { option, clock, why } => {
+                write!(f, "`{option}` is for `--clock {clock}`: {why}")
+            }
             Self::TooMuch { limit } => write!(
                 f,
                 "with `--clock wall` the captures are held in memory, and these are more than {} GiB",
@@ -153,14 +155,49 @@ pub struct Finished {
 /// # Errors
 /// See [`ReplayError`]. Nothing is written before the captures and ports were found good.
 pub fn replay(setup: &Setup, options: &Options) -> Result<Finished, ReplayError> {
+    goes_with_the_clock(options)?;
     let inputs = named(setup, &options.inputs)?;
     let outputs = named(setup, &options.outputs)?;
-    no_file_twice(&inputs, &outputs, options.connections.as_ref())?;
+    let read: Vec<_> = inputs.iter().map(|(_, path)| path).collect();
+    let written = outputs.iter().map(|(_, path)| path);
+    no_file_twice(read, written.chain(&options.connections))?;
     // Damaged ones are found before anything is written.
     input::Merge::open(&inputs).map_err(ReplayError::Input)?;
     match options.clock {
         Clock::Capture => by_capture(setup, options, &inputs, &outputs),
         Clock::Wall { rate } => bench::run(setup, options, &inputs, rate),
+    }
+}
+
+/// Refuses what a benchmark would leave out without a word.
+fn goes_with_the_clock(options: &Options) -> Result<(), ReplayError> {
+    if options.clock == Clock::Capture {
+        return Ok(());
+    }
+    let asked = [
+        (
+            !options.outputs.is_empty(),
+            "--out",
+            "the wall's is the benchmark, which keeps nothing of what is sent",
+        ),
+        (
+            options.connections.is_some(),
+            "--connections",
+            "the wall's is the benchmark, whose tables are gone when it ends",
+        ),
+        (
+            !options.settle.is_zero(),
+            "--settle",
+            "the wall's is the benchmark, which ends with the last frame",
+        ),
+    ];
+    match asked.into_iter().find(|(is_asked, ..)| *is_asked) {
+        None => Ok(()),
+        Some((_, option, why)) => Err(ReplayError::OtherClock {
+            option,
+            clock: "capture",
+            why,
+        }),
     }
 }
 
@@ -191,17 +228,15 @@ fn named(
 }
 
 /// Refuses to write to a file that is read, or written in another role.
-fn no_file_twice(
-    inputs: &[(PortId, PathBuf)],
-    outputs: &[(PortId, PathBuf)],
-    listing: Option<&PathBuf>,
+fn no_file_twice<'a>(
+    mut taken: Vec<&'a PathBuf>,
+    written: impl IntoIterator<Item = &'a PathBuf>,
 ) -> Result<(), ReplayError> {
     let identity = |path: &PathBuf| {
         let meta = std::fs::metadata(path).ok().filter(Metadata::is_file);
         meta.map(|m| (m.dev(), m.ino()))
     };
-    let mut taken: Vec<&PathBuf> = inputs.iter().map(|(_, path)| path).collect();
-    for path in outputs.iter().map(|(_, path)| path).chain(listing) {
+    for path in written {
         let own = identity(path);
         let missing = !path.exists();
         let same = |other: &&PathBuf| {
@@ -349,22 +384,33 @@ fn write_listing(path: &PathBuf, bed: &mut Lockstep) -> Result<(), ReplayError> 
         })
 }
 
+fn clock(args: &ReplayArgs) -> Result<Clock, String> {
+    match (args.clock, args.rate) {
+        (ReplayClock::Capture, None) => Ok(Clock::Capture),
+        (ReplayClock::Capture, Some(_)) => {
+            let why = "with the captures' every frame comes at its own moment";
+            let (option, clock) = ("--rate", "wall");
+            Err(ReplayError::OtherClock { option, clock, why }.to_string())
+        }
+        (ReplayClock::Wall, None | Some(Rate::Max)) => Ok(Clock::Wall { rate: None }),
+        (ReplayClock::Wall, Some(Rate::PerSecond(pps))) => Ok(Clock::Wall { rate: Some(pps) }),
+    }
+}
+
 /// `polder replay`: loads, replays, reports.
 ///
 /// # Errors
 /// A sentence. A capture that ends before its end is one, too, after the report of what came before.
 pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
     let loaded = crate::config::load(&args.config).map_err(|problems| {
-        Failure::Failed(format!(
-            "{} is not valid; `polder check -c {}` tells more\n{}",
-            args.config.display(),
-            args.config.display(),
-            problems
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
-        ))
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let problems = problems.join("\n");
+        let file = args.config.display();
+        Failure::Failed(if args.config == Path::new(crate::config::STDIN) {
+            format!("the configuration is not valid\n{problems}")
+        } else {
+            format!("{file} is not valid; `polder check -c {file}` tells more\n{problems}")
+        })
     })?;
     let lowered = &loaded.lowered;
     let options = Options {
@@ -378,17 +424,9 @@ pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
             .iter()
             .map(|p| (p.port.clone(), p.file.clone()))
             .collect(),
-        clock: match args.clock {
-            ReplayClock::Capture => Clock::Capture,
-            ReplayClock::Wall => Clock::Wall {
-                rate: match args.rate {
-                    Rate::Max => None,
-                    Rate::PerSecond(pps) => Some(pps),
-                },
-            },
-        },
+        clock: clock(args)?,
         repeat: args.repeat,
-        settle: args.settle,
+        settle: args.settle.unwrap_or_default(),
         workers: usize::from(args.workers),
         sizes: Sizes {
             connections: lowered.limits.connections,
@@ -399,7 +437,12 @@ pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
         },
         connections: args.connections.clone(),
     };
-    let finished = replay(&lowered.setup, &options).map_err(|e| e.to_string())?;
+    let read = args.inputs.iter().map(|p| &p.file).chain([&args.config]);
+    let written = args.outputs.iter().map(|p| &p.file);
+    let written = written.chain(&args.connections).chain(&args.report.file);
+    let finished = no_file_twice(read.collect(), written)
+        .and_then(|()| replay(&lowered.setup, &options))
+        .map_err(|e| e.to_string())?;
     let text = match args.report.format {
         ReportFormat::Text => finished.report.to_string(),
         ReportFormat::Json => {
@@ -422,7 +465,82 @@ pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
     use super::*;
+
+    /// What `polder replay` says to a shipped configuration, a capture that isn't there, and `more`.
+    fn refused(more: &str) -> String {
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/minimal.yaml");
+        let line = format!("polder replay -c {config} --in wan0=/nope/in.pcap {more}");
+        let words = line.split_whitespace();
+        let Command::Replay(args) = Cli::try_parse_from(words).expect("parses").command else {
+            panic!("another command");
+        };
+        match run(&args, &mut Vec::new()) {
+            Err(Failure::Failed(said)) => said,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_other_clock_has_is_refused_before_anything_is_done() {
+        for (more, said) in [
+            (
+                "--clock wall --out wan0=/nope/o",
+                "`--out` is for `--clock capture`",
+            ),
+            (
+                "--clock wall --settle 5s",
+                "`--settle` is for `--clock capture`",
+            ),
+            (
+                "--clock wall --connections /nope/c",
+                "`--connections` is for `--clock capture`",
+            ),
+            ("--rate 1000", "`--rate` is for `--clock wall`"),
+            (
+                "--clock capture --rate max",
+                "`--rate` is for `--clock wall`",
+            ),
+        ] {
+            let refused = refused(more);
+            assert!(refused.starts_with(said), "{more}: {refused}");
+        }
+        for more in [
+            "--clock wall --rate 5 --settle 0s",
+            "--settle 5s --out wan0=/nope/o",
+        ] {
+            assert!(refused(more).contains("can't be opened"), "{more}");
+        }
+    }
+
+    #[test]
+    fn the_report_is_not_written_over_what_is_read_or_written() {
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/minimal.yaml");
+        for more in [
+            format!("--report json={config}"),
+            format!("--out wan0={config}"),
+            "--report json=/nope/in.pcap".to_owned(),
+            "--report json=/nope/c --connections /nope/c".to_owned(),
+        ] {
+            let refused = refused(&more);
+            assert!(
+                refused.contains("named for something else"),
+                "{more}: {refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_capture_that_is_no_regular_file_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inputs = [(PortId(0), folder.path().to_owned())];
+        let error = input::Merge::open(&inputs).expect_err("no capture");
+        let text = error.to_string();
+        assert!(text.contains("not a regular file"), "{text}");
+    }
 
     #[test]
     fn virtual_time_starts_at_zero_never_goes_back_and_cuts_long_pauses() {

@@ -5,18 +5,22 @@
 
 use std::net::IpAddr;
 
-use super::{Rules, Seen, network};
+use super::{Rules, Seen, contains, network, not_unicast};
 use crate::config::decode::list;
 use crate::config::located::Located;
 use crate::config::lower::{field, quic_config};
 use crate::config::model::{
     EngineName, Forwarding, IpFamily, KeyType, MarkRule, OnNoKey, PayloadKey, Persistence,
-    Protocol, QuicConfig, Service, Unit,
+    Protocol, QuicConfig, Server, Service, Unit,
 };
+use crate::config::sessions::Mix;
 use crate::config::tree::{NodeId, ROOT};
-use crate::config::values::{Cidr, HexBytes, Netmask};
+use crate::config::values::{Cidr, HexBytes, Netmask, PortRange};
 use crate::persist::field::{FIELD_MAX, PAYLOAD_MAX};
 use crate::persist::{FieldError, QuicLb};
+
+/// Rules of marks that all others are compared with: the first so many, so that a long file is not judged for minutes.
+const COMPARED_MAX: usize = 1024;
 
 /// Schedulers that choose by the number of connections that servers have.
 const COUNTING: [&str; 7] = ["lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"];
@@ -45,16 +49,74 @@ impl MarkRule {
     fn family(&self) -> Option<IpFamily> {
         self.from.or(self.to).map(|p| IpFamily::of(p.0.addr))
     }
+
+    /// Whether every packet that `other` describes is one that this rule describes too.
+    fn covers(&self, other: &Self) -> bool {
+        let addresses = |wide: Option<Cidr>, narrow: Option<Cidr>| match (wide, narrow) {
+            (None, _) => true,
+            (Some(wide), Some(narrow)) => {
+                wide.0.len <= narrow.0.len && contains(wide.0, narrow.0.addr)
+            }
+            (Some(wide), None) => {
+                wide.0.len == 0 && other.family() == Some(IpFamily::of(wide.0.addr))
+            }
+        };
+        let ports = |wide: Option<PortRange>, narrow: Option<PortRange>| match (wide, narrow) {
+            (None, _) => true,
+            (Some(wide), Some(narrow)) => wide.0 <= narrow.0 && narrow.1 <= wide.1,
+            (Some(_), None) => false,
+        };
+        addresses(self.from, other.from)
+            && addresses(self.to, other.to)
+            && ports(self.source_port, other.source_port)
+            && ports(self.port, other.port)
+            && (self.protocol.is_none() || self.protocol == other.protocol)
+            && (self.input.is_none() || self.input == other.input)
+    }
+}
+
+/// The last address of a prefix.
+fn last(prefix: Cidr) -> IpAddr {
+    let len = u32::from(prefix.0.len);
+    match prefix.0.addr {
+        IpAddr::V4(a) => IpAddr::V4((u32::from(a) | u32::MAX.checked_shr(len).unwrap_or(0)).into()),
+        IpAddr::V6(a) => {
+            IpAddr::V6((u128::from(a) | u128::MAX.checked_shr(len).unwrap_or(0)).into())
+        }
+    }
 }
 
 /// The keys of a field.
 type FieldKeys = (Option<u32>, Option<u32>, Option<Unit>);
+
+/// What of a service decides which of its settings go together.
+pub(super) fn mix(service: &Service) -> Mix {
+    let masq = |s: &Server| s.forwarding == Forwarding::Masq;
+    let key = service.payload_key.as_ref();
+    Mix {
+        protocol: service.protocol,
+        mark: service.mark.is_some(),
+        any_port: service.port == Some(0),
+        one_packet: service.one_packet,
+        limited: service.new_connections_per_second != 0,
+        masq: service.servers.iter().any(|s| masq(s)),
+        persistence: service.persistence.is_some(),
+        engine: service
+            .persistence
+            .as_ref()
+            .is_some_and(|p| p.engine.is_some()),
+        payload_key: key.is_some(),
+        quic: key.is_some_and(|key| key.kind == KeyType::Quic),
+    }
+}
 
 impl Rules<'_, '_, '_> {
     /// The rules that give marks.
     pub(super) fn marks(&mut self) {
         let config = self.config;
         let mut seen = Seen::default();
+        // The earlier rules that could be made, with their lines.
+        let mut earlier: Vec<(&MarkRule, usize)> = Vec::new();
         const CONDITIONS: &[&str] = &["from", "to", "protocol", "source_port", "port", "input"];
         for rule in config.marks.iter() {
             let node = rule.node;
@@ -63,6 +125,11 @@ impl Rules<'_, '_, '_> {
                 (from, to, rule.protocol),
                 (rule.source_port, rule.port, rule.input.as_deref()),
             );
+            let line = node.map_or(0, |n| self.tree.place(n).line);
+            let sound = self.sound(node, CONDITIONS);
+            let equal = self.before(&mut seen, node, CONDITIONS, conditions);
+            let before = earlier.iter().find(|(first, _)| first.covers(rule));
+            let before = equal.or_else(|| before.filter(|_| sound).map(|(_, line)| *line));
             if conditions == ((None, None, None), (None, None, None)) {
                 if self.sound(node, CONDITIONS) {
                     let message = format!(
@@ -71,11 +138,14 @@ impl Rules<'_, '_, '_> {
                     );
                     self.error(node, "", &message);
                 }
-            } else if let Some(first) = self.before(&mut seen, node, CONDITIONS, conditions) {
+            } else if let Some(first) = before {
                 let message = format!(
-                    "the rule of line {first} fits the same packets and comes first, so this one is never used"
+                    "the rule of line {first} fits every packet that this one does and comes first, so this one is \
+                     never used; move it up before that one, or remove it"
                 );
-                self.warning(node, "mark", &message);
+                self.error(node, "mark", &message);
+            } else if sound && earlier.len() < COMPARED_MAX {
+                earlier.push((rule, line));
             }
             self.prefix(node, "from", from);
             self.prefix(node, "to", to);
@@ -96,6 +166,13 @@ impl Rules<'_, '_, '_> {
     fn prefix(&mut self, node: Option<NodeId>, key: &str, prefix: Option<Cidr>) {
         let Some(given) = prefix else { return };
         let (net, len) = (network(given.0.addr, given.0.len), given.0.len);
+        if let Some(what) = not_unicast(net).filter(|what| not_unicast(last(given)) == Some(what)) {
+            let message = format!(
+                "no packet would fit: each address of {given} is {what}, which no packet for a service has"
+            );
+            self.error(node, key, &message);
+            return;
+        }
         if net != given.0.addr {
             let message =
                 format!("{given} has bits behind its prefix length; did you mean `{net}/{len}`?");
@@ -147,37 +224,23 @@ impl Rules<'_, '_, '_> {
             self.persistence(service, persistence, given);
         }
         if let Some(given) = &service.payload_key {
-            self.payload_key(service, payload_key, given);
+            self.payload_key(payload_key, given);
+        }
+        for clash in mix(service).clashes().filter(|clash| clash.key != "port") {
+            let node = if clash.key == "engine" {
+                persistence
+            } else {
+                service.node
+            };
+            let message = format!("{}; {}", clash.why, clash.instead);
+            self.error(node, clash.key, &message);
         }
         self.quic_servers(service);
     }
 
-    /// Specification §5, which has it for UDP only.
     fn one_packet(&mut self, service: &Located<Service>) {
-        if service.one_packet && service.new_connections_per_second != 0 {
-            let message = "`one_packet` makes no connections, so there is nothing that this could limit; remove it";
-            self.error(service.node, "new_connections_per_second", message);
-        }
         if !service.one_packet {
             return;
-        }
-        let node = service.node;
-        let masq = |s: &Located<_>| -> bool {
-            let server: &crate::config::model::Server = s;
-            server.forwarding == Forwarding::Masq
-        };
-        if service.protocol == Some(Protocol::Tcp) {
-            let message = "`one_packet` is for UDP: the packets of a TCP connection can't go to several servers; \
-                           remove it";
-            self.error(node, "one_packet", message);
-        } else if service.protocol == Some(Protocol::Sctp) {
-            let message = "`one_packet` is for UDP: the packets of an SCTP association can't go to several servers; \
-                           remove it";
-            self.error(node, "one_packet", message);
-        } else if service.mark.is_some() && service.servers.iter().any(masq) {
-            let message = "`one_packet` leaves no connection behind by which replies of `masq` servers could get the \
-                           virtual address back, and a mark has none; use `forwarding: direct` or `tunnel`";
-            self.error(node, "one_packet", message);
         }
         let remembers = service.persistence.is_some() || service.payload_key.is_some();
         if COUNTING.contains(&service.scheduler.as_str()) && !remembers {
@@ -186,13 +249,7 @@ impl Rules<'_, '_, '_> {
                  use `scheduler: rr` or `wrr`, or give the service `persistence`",
                 service.scheduler.as_str()
             );
-            self.warning(node, "one_packet", &message);
-        }
-        let quic = |key: &PayloadKey| key.kind == KeyType::Quic;
-        if service.payload_key.as_ref().is_some_and(quic) {
-            let message = "the first packets of a QUIC connection name no server and follow their 5-tuple, of which \
-                           `one_packet` remembers nothing; remove it";
-            self.error(node, "one_packet", message);
+            self.warning(service.node, "one_packet", &message);
         }
     }
 
@@ -254,9 +311,10 @@ impl Rules<'_, '_, '_> {
             }
         }
         let Some(key) = &service.hash_key else { return };
-        if !hashed && self.sound(node, &["scheduler"]) {
+        let limited = service.new_connections_per_second != 0;
+        if !hashed && !limited && self.sound(node, &["scheduler", "new_connections_per_second"]) {
             let message = format!(
-                "only `scheduler: offh` hashes with a key, `{}` does not; remove it",
+                "only `scheduler: offh` and `new_connections_per_second` hash with a key, `{}` does not; remove it",
                 service.scheduler
             );
             self.error(node, "hash_key", &message);
@@ -315,10 +373,6 @@ impl Rules<'_, '_, '_> {
             let message = "on TCP the server is chosen at the SYN, before any payload: such a service uses its \
                            normal persistence";
             self.warning(node, "engine", message);
-        } else if service.protocol == Some(Protocol::Sctp) {
-            let message = "engines look into UDP packets: on SCTP the server is chosen at the INIT, before any payload; \
-                           remove it, and clients are kept by their address";
-            self.error(node, "engine", message);
         } else if service.mark.is_some() {
             let message = "only UDP packets of the mark are looked into; others, such as TCP, use the service's \
                            normal persistence";
@@ -376,34 +430,7 @@ impl Rules<'_, '_, '_> {
         }
     }
 
-    fn payload_key(&mut self, service: &Located<Service>, node: Option<NodeId>, key: &PayloadKey) {
-        let at = service.node;
-        let refused = if service.protocol == Some(Protocol::Tcp) {
-            Some(
-                "`payload_key` is for UDP: on TCP the server is chosen at the SYN, before any payload; \
-                 use `persistence`",
-            )
-        } else if service.protocol == Some(Protocol::Sctp) {
-            Some(
-                "`payload_key` is for UDP: on SCTP the server is chosen at the INIT, before any payload; \
-                 use `persistence`",
-            )
-        } else if service.mark.is_some() {
-            Some(
-                "`payload_key` needs a UDP service with an address and a port: packets of a mark may be of any \
-                 protocol; use `persistence`",
-            )
-        } else if service.persistence.is_some() {
-            Some(
-                "a service has either `persistence` or a `payload_key`: both decide which server a session stays on; \
-                 remove one of them",
-            )
-        } else {
-            None
-        };
-        if let Some(message) = refused {
-            self.error(at, "payload_key", message);
-        }
+    fn payload_key(&mut self, node: Option<NodeId>, key: &PayloadKey) {
         if !self.sound(node, &["type"]) {
             return;
         }

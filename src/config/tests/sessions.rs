@@ -665,10 +665,15 @@ fn payload_keys_are_checked() {
             ],
         ),
         row(
+            "hash key of the limit",
+            udp("scheduler: rr, new_connections_per_second: 1000, hash_key: \"0123456789abcdef\""),
+            &[],
+        ),
+        row(
             "hash key of rr",
             udp("scheduler: rr, hash_key: \"0123456789abcdef\""),
             &[
-                "3:79: error: services[0].hash_key: only `scheduler: offh` hashes with a key, `rr` does not; remove it",
+                "3:79: error: services[0].hash_key: only `scheduler: offh` and `new_connections_per_second` hash with a key, `rr` does not; remove it",
             ],
         ),
         row(
@@ -866,7 +871,12 @@ fn services_of_every_port_and_of_marks_are_checked() {
         row("no condition", marks("  - {mark: 7}\n"), &["5:5: error: marks[0]: the rule would fit every packet; give it at least one of `from`, `to`, `protocol`,"]),
         row("no mark", marks("  - {protocol: tcp}\n"), &["5:5: error: marks[0].mark: `mark` is missing from the mark rule that starts here"]),
         row("mark 0 of a rule", marks("  - {mark: 0, protocol: tcp}\n"), &["5:12: error: marks[0].mark: 0 is out of range; 1 to 4294967295 is allowed"]),
-        row("same conditions", marks("  - {mark: 7, protocol: tcp, port: 80}\n  - {mark: 7, protocol: tcp, port: 80-80}\n"), &["6:12: warning: marks[1].mark: the rule of line 5 fits the same packets and comes first, so this one is"]),
+        row("same conditions", marks("  - {mark: 7, protocol: tcp, port: 80}\n  - {mark: 7, protocol: tcp, port: 80-80}\n"), &["6:12: error: marks[1].mark: the rule of line 5 fits every packet that this one does and comes first, so this"]),
+        row("narrower conditions", marks("  - {mark: 7, to: 198.51.100.0/24, protocol: tcp}\n  - {mark: 7, to: 198.51.100.1/32, protocol: tcp, port: 80}\n"), &["6:12: error: marks[1].mark: the rule of line 5 fits every packet that this one does and comes first, so this"]),
+        row("narrower ports", marks("  - {mark: 7, port: 80-90}\n  - {mark: 7, port: 91}\n  - {mark: 7, from: 10.0.0.0/8, port: 85-90}\n"), &["7:12: error: marks[2].mark: the rule of line 5 fits every packet that this one does and comes first, so this"]),
+        row("all of a family", marks("  - {mark: 7, from: 0.0.0.0/0}\n  - {mark: 7, to: 10.0.0.0/8}\n"), &["6:12: error: marks[1].mark: the rule of line 5 fits every packet that this one does and comes first, so this"]),
+        row("wider conditions", marks("  - {mark: 7, to: 198.51.100.1/32, protocol: tcp, port: 80}\n  - {mark: 7, to: 198.51.100.0/24, protocol: tcp}\n  - {mark: 7, to: 198.51.100.0/24}\n  - {mark: 7, from: 0.0.0.0/0}\n  - {mark: 7, port: 1-65535}\n"), &[]),
+        row("addresses that no packet has", marks("  - {mark: 7, to: 224.0.1.0/24}\n  - {mark: 7, from: 127.0.0.0/8}\n"), &["5:19: error: marks[0].to: no packet would fit: each address of 224.0.1.0/24 is a multicast address, which no packet", "6:21: error: marks[1].from: no packet would fit: each address of 127.0.0.0/8 is a loopback address, which no packet"]),
         row("bits behind the prefix", marks("  - {mark: 7, from: 10.1.2.3/8}\n"), &["5:21: error: marks[0].from: 10.1.2.3/8 has bits behind its prefix length; did you mean `10.0.0.0/8`?"]),
         row("an address as a prefix", marks("  - {mark: 7, to: 192.0.2.80}\n"), &["5:19: error: marks[0].to: `192.0.2.80` has no prefix length; did you mean `192.0.2.80/24`?"]),
         row("families of a rule", marks("  - {mark: 7, from: 10.0.0.0/8, to: \"2001:db8::/64\"}\n"), &["5:37: error: marks[0].to: `from` and `to` are of different address families, so no packet would fit"]),

@@ -2,14 +2,18 @@
 //!
 //! What is found out here is a hint. It is passed along so as not to be found out twice, and nothing hangs on it.
 
+use super::carried::udp_payload;
 use super::{Context, Director, Hits, Side, choice};
 use crate::net::packet::proto;
 use crate::net::{BURST, DropReason, Ip, Packet, PacketBuf};
 use crate::persist::Scratch;
+use crate::table::ServiceId;
 
-/// A packet's template key, as far as it is known ahead of time.
+/// A packet's service and template key, as far as they are known ahead of time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ahead {
+    /// If it was looked up: the packet's service, if it has one, and its mark.
+    pub service: Option<Option<(ServiceId, u32)>>,
     /// The template table's hash; 0 when nothing is known.
     pub hash: u64,
     /// Where the engine's key lies in the frame; `len` 0 for a service without an engine.
@@ -40,10 +44,15 @@ impl Director {
                 && ip.flow.proto == proto::UDP
                 && ip.fragment.is_none()
                 && hits[i].is_none()
-                && let Some(ahead) = key_of(cx, ip, buf.data())
             {
-                cx.templates.prefetch(ahead.hash);
-                out[i] = ahead;
+                let found = F::index(&cx.snapshot.services).service(&ip.flow, cx.ingress);
+                out[i].service = Some(found);
+                if let Some(found) = found
+                    && let Some(ahead) = key_of(cx, found, ip, buf.data())
+                {
+                    cx.templates.prefetch(ahead.hash);
+                    out[i] = ahead;
+                }
             }
         }
     }
@@ -56,17 +65,24 @@ impl Director {
     }
 }
 
-fn key_of<F: Side>(cx: &Context<'_>, ip: &Ip<F>, frame: &[u8]) -> Option<Ahead> {
-    let (id, mark) = F::index(&cx.snapshot.services).service(&ip.flow, cx.ingress)?;
+fn key_of<F: Side>(
+    cx: &Context<'_>,
+    (id, mark): (ServiceId, u32),
+    ip: &Ip<F>,
+    frame: &[u8],
+) -> Option<Ahead> {
     let service = cx.snapshot.service(id).filter(|s| s.def.one_packet)?;
     let persistence = service.def.persistence.as_ref()?;
     let mut scratch = Scratch::new();
-    let mut ahead = Ahead::default();
+    let mut ahead = Ahead {
+        service: Some(Some((id, mark))),
+        ..Ahead::default()
+    };
     let data = match persistence.engine {
         None => None,
         Some(engine) => {
             let l4 = &frame[usize::from(ip.l4)..usize::from(ip.end)];
-            let key = engine.key(super::udp_payload(l4), &mut scratch).ok()?;
+            let key = engine.key(udp_payload(l4), &mut scratch).ok()?;
             // One that had to be put together does not lie in the frame.
             let from = (key.as_ptr() as usize).checked_sub(frame.as_ptr() as usize)?;
             if key.is_empty() || from + key.len() > frame.len() {

@@ -114,7 +114,6 @@ impl Director {
         let Err(Refused::KeyTooLong) = chosen else {
             return chosen;
         };
-        no_key(cx, service, NoKey::Long);
         if persistence.on_no_key == OnNoKey::Drop {
             return Err(Refused::NoKey);
         }
@@ -388,7 +387,7 @@ pub(super) fn use_template(cx: &Context<'_>, template: TemplateRef, purpose: Use
     }
 }
 
-/// Stores a template with a server; `None` when another worker was faster.
+/// Stores a template with a server; `None` when another worker was faster. A key that is too long is counted.
 ///
 /// The server's count goes up first: as soon as the template is there another worker may take it away again.
 pub(super) fn place(
@@ -408,7 +407,10 @@ pub(super) fn place(
         Err(refused) => {
             dest.shared.unbind_template();
             Err(match refused {
-                InsertRefused::DataFull => Refused::KeyTooLong,
+                InsertRefused::DataFull => {
+                    cx.counters.service(key.service).no_key_long.inc();
+                    Refused::KeyTooLong
+                }
                 _ => Refused::TemplateTableFull,
             })
         }

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Carried, Context, Director, Side, Sink, Verdict, count_in, server_port};
+use super::scheduling::server_port;
+use super::{Carried, Context, Director, Side, Sink, Verdict, count_in};
 use crate::forward::snapshot::Service;
 use crate::net::packet::{proto, tcp_flags};
 use crate::net::{DropReason, Family, FlowKey, Ip, PacketBuf, Tick, V4, V6};
@@ -234,7 +235,7 @@ impl Director {
     /// A new flow above the limit goes to the server of its client's address and port, and nothing is remembered of it.
     /// What follows of it comes here again and goes there too, for as long as such a connection would be idle at most;
     /// it is remembered as soon as the limit allows. So a packet that may be of such a flow (TCP without SYN, UDP)
-    /// is not scheduled while there may be some.
+    /// is not scheduled while there may be some. With `sloppy_tcp` TCP without SYN is both, as UDP is.
     #[inline(never)]
     pub(super) fn limited<F: Side, B: PacketBuf>(
         &mut self,
@@ -244,7 +245,7 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Option<Verdict> {
-        let opens = opens(p.ip);
+        let opens = opens(cx, p.ip);
         let spread = self.spreads(cx, service, p.ip.flow.proto);
         let other_port = service.mark() == 0 && service.port() != p.ip.flow.dst_port;
         if !opens && !spread || other_port && service.def.persistence.is_none() {
@@ -255,7 +256,8 @@ impl Director {
             return Some(verdict);
         }
         let may_remember = p.ip.tcp_flags & tcp_flags::RST == 0 && self.take(cx, service);
-        let scheduled = opens && (p.ip.flow.proto == proto::TCP || !spread);
+        let is_syn = p.ip.flow.proto == proto::TCP && p.ip.tcp_flags & tcp_flags::SYN != 0;
+        let scheduled = opens && (is_syn || !spread);
         if may_remember && scheduled {
             return None;
         }
@@ -320,9 +322,10 @@ impl Director {
 }
 
 /// Whether a packet begins a connection, or may.
-fn opens<F: Family>(ip: &Ip<F>) -> bool {
-    let (syn, rst) = (tcp_flags::SYN, tcp_flags::RST);
-    ip.flow.proto != proto::TCP || ip.tcp_flags & (syn | rst) == syn
+fn opens<F: Family>(cx: &Context<'_>, ip: &Ip<F>) -> bool {
+    let has = |flag| ip.tcp_flags & flag != 0;
+    let sloppy = cx.snapshot.services.switches.sloppy_tcp;
+    ip.flow.proto != proto::TCP || !has(tcp_flags::RST) && (sloppy || has(tcp_flags::SYN))
 }
 
 /// The server of a flow that is not remembered; `None` when its service can't do without a connection: replies of a

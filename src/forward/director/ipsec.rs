@@ -57,7 +57,7 @@ impl Director {
                     table.touch(index, cx.now);
                     self.dispatch(cx, p, dest, daddr, dport, sink)
                 }
-                Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
+                Usable::Refused | Usable::Unbound(_) => Verdict::Drop(DropReason::DestUnavailable),
                 Usable::No => Verdict::Punt,
             },
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::choice::{self, Chosen, Use};
-use super::{Carried, Context, Director, Side, Sink, Verdict, count_in, server_port};
+use super::scheduling::server_port;
+use super::{Carried, Context, Director, Side, Sink, Verdict, count_in};
 use crate::forward::defs::ServiceKind;
 use crate::forward::snapshot::Service;
 use crate::net::{DropReason, PacketBuf};
@@ -21,13 +22,21 @@ impl Director {
         mark: u32,
         sink: &mut impl Sink<B>,
     ) -> Verdict {
+        if !p.ip.l4_whole {
+            return Verdict::Drop(DropReason::L4Short);
+        }
         if let Some(verdict) = Self::unschedulable(cx, p) {
             return verdict;
         }
         if self.throttled(cx, service.id) {
             return Verdict::Drop(DropReason::Overload);
         }
-        let Chosen { dest, counted, .. } = match self.choose(cx, p, service, mark, Use::Packet) {
+        let Chosen {
+            dest,
+            counted,
+            template,
+            ..
+        } = match self.choose(cx, p, service, mark, Use::Packet) {
             Ok(chosen) => chosen,
             Err(refused) => return self.refuse(cx, p, service, refused, sink),
         };
@@ -38,6 +47,9 @@ impl Director {
         cx.counters.service(service.id).connections.inc();
         cx.counters.dest(dest.id).connections.inc();
         count_in(cx, service.id, dest.id, p.ip.len());
+        if let (Some(tell), Some(at)) = (cx.tell, template) {
+            tell.one_packet(self.config.worker, at, cx.templates, cx.now);
+        }
         let port = server_port(service, dest, p.ip.flow.dst_port);
         let addr = F::from_ip(dest.addr).unwrap_or_default();
         self.dispatch(cx, p, dest, addr, port, sink)

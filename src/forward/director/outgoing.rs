@@ -66,7 +66,7 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let bytes = u64::from(p.ip.len());
-        let verdict = self.translate_source(cx, p, dest, from, sink);
+        let verdict = self.translate_source(cx, p, Some(dest), from, sink);
         if matches!(verdict, Verdict::Transmit(_) | Verdict::Wait { .. }) {
             let service = cx.counters.service(dest.service);
             service.packets_out.inc();
@@ -78,12 +78,12 @@ impl Director {
         verdict
     }
 
-    /// Sends a real server's packet on with another source.
+    /// Sends a real server's packet on with another source. Where the server is not known a datagram in fragments is not.
     pub(super) fn translate_source<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
         p: &mut Carried<'_, F, B>,
-        dest: &Dest,
+        dest: Option<&Dest>,
         (addr, port): (F::Addr, u16),
         sink: &mut impl Sink<B>,
     ) -> Verdict {
@@ -92,6 +92,9 @@ impl Director {
             return v;
         }
         if let Some(whole) = p.whole() {
+            let Some(dest) = dest else {
+                return Verdict::Drop(DropReason::DestUnavailable);
+            };
             self.applied = Some(Applied::from_server::<F>(dest, addr));
             let (frame, side) = (p.buf.data_mut(), rewrite::Side::Src);
             rewrite::sctp_fragment_crc(frame, p.ip, side, port, whole.len());
@@ -118,9 +121,9 @@ impl Director {
             self.answer(cx, p, IcmpError::TimeExceeded, from, sink);
             return Err(Verdict::Drop(DropReason::TtlExceeded));
         }
-        let port = match way {
-            Way::Known(e) => e.port,
-            Way::Unresolved { port, .. } => port,
+        let mtu = match way {
+            Way::Known(e) => e.mtu,
+            Way::Unresolved { port, .. } => cx.snapshot.fib.ports[usize::from(port.0)].mtu,
             Way::None => {
                 self.answer(cx, p, IcmpError::HostUnreachable, from, sink);
                 return Err(Verdict::Drop(DropReason::NoRoute));
@@ -128,9 +131,7 @@ impl Director {
         };
         let tunnel = to.filter(|dest| dest.method == Method::Tunnel);
         let (overhead, least) = tunnel.map_or((0, 0), narrowing);
-        let mtu = cx.snapshot.fib.ports[usize::from(port.0)]
-            .mtu
-            .saturating_sub(overhead);
+        let mtu = mtu.saturating_sub(overhead);
         if mtu < least {
             return Err(Verdict::Drop(DropReason::TooBig));
         }

@@ -10,7 +10,7 @@ use super::choice::{self, Chosen, Refused, Use, pick, uncounted};
 use super::{Carried, Context, Director, OPEN, Side, Sink, Verdict};
 use crate::forward::defs::OnServerDown;
 use crate::forward::snapshot::Service;
-use crate::net::{Af, DropReason, PacketBuf, V4, V6, hash_bytes};
+use crate::net::{Af, DropReason, HashKey, PacketBuf, V4, V6, hash_bytes};
 use crate::persist::{NoKey, PayloadKey, QuicId, QuicLb, Scratch, Session, SessionKey};
 use crate::sched::Selection;
 use crate::table::{ConnIdx, Dest, NONE, ServiceId};
@@ -103,7 +103,7 @@ impl Director {
             Course::Follow
         } else if open {
             let client = p.ip.flow.src;
-            self.adopt::<F, B>(cx, service, (client, name), (index, dest), sink)
+            self.adopt::<F, B>(cx, service, (client, name, session), (index, dest), sink)
         } else {
             Course::Leave
         }
@@ -114,7 +114,7 @@ impl Director {
         &mut self,
         cx: &Context<'_>,
         service: &Arc<Service>,
-        (client, name): (F::Addr, &[u8]),
+        (client, name, session): (F::Addr, &[u8], u64),
         (index, dest): (ConnIdx, &Arc<Dest>),
         sink: &mut impl Sink<B>,
     ) -> Course {
@@ -131,7 +131,6 @@ impl Director {
         };
         match template {
             Ok(Some(template)) if choice::use_template(cx, template, Use::Connection) => {
-                let session = self.session_hash(name);
                 let conn = F::table(self).get_mut(index);
                 if conn.template != NONE {
                     cx.templates.release(conn.template, cx.now);
@@ -145,7 +144,6 @@ impl Director {
             Err(_) => {
                 // Without a template it stays where it is for as long as the connection does.
                 cx.counters.service(service.id).sessions_untracked.inc();
-                let session = self.session_hash(name);
                 let conn = F::table(self).get_mut(index);
                 let before = conn.template;
                 (conn.template, conn.session) = (NONE, session);
@@ -208,9 +206,9 @@ impl Director {
         }
     }
 
-    /// A session's number: never 0, and nobody outside can make two sessions have the same.
+    /// A session's number.
     pub(super) fn session_hash(&self, key: &[u8]) -> u64 {
-        hash_bytes(key, &self.config.owner_key) | 1
+        session_hash(key, &self.config.owner_key)
     }
 
     /// Chooses by the server id in the connection ID, and by the scheduler when it names no server of the service.
@@ -226,6 +224,12 @@ impl Director {
             None => pick(service, selection),
         }
     }
+}
+
+/// A session's number under the workers' common secret: never 0, and nobody outside can make two sessions have the same.
+#[must_use]
+pub fn session_hash(key: &[u8], owner_key: &HashKey) -> u64 {
+    hash_bytes(key, owner_key) | 1
 }
 
 fn course_by_server_id<F: Side, B: PacketBuf>(

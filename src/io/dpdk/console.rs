@@ -5,8 +5,8 @@
 //! Invariant: the stream lives as long as the process, because a worker may be writing to it whenever it is switched.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd};
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -41,6 +41,29 @@ pub(super) fn listen<R>(aloud: bool, operation: impl FnOnce() -> R) -> (R, Strin
     recorder.begin();
     let result = operation();
     (result, recorder.end())
+}
+
+/// Runs `operation` while stdout goes nowhere, unless `aloud`: DPDK answers a wrong argument with its whole help there.
+///
+/// For the start only, when nobody else writes to it.
+pub(super) fn mute<R>(aloud: bool, operation: impl FnOnce() -> R) -> R {
+    let nowhere = File::options().write(true).open("/dev/null");
+    let (Ok(nowhere), Ok(real), false) =
+        (nowhere, io::stdout().as_fd().try_clone_to_owned(), aloud)
+    else {
+        return operation();
+    };
+    let stdout = io::stdout().as_raw_fd();
+    let switch = |to: i32| {
+        // SAFETY: null means all streams of C, which has a buffer of its own.
+        unsafe { libc::fflush(ptr::null_mut()) };
+        // SAFETY: both descriptors are open; stdout stays one and nobody owns it.
+        unsafe { libc::dup2(to, stdout) };
+    };
+    switch(nowhere.as_raw_fd());
+    let result = operation();
+    switch(real.as_raw_fd());
+    result
 }
 
 impl Recorder {

@@ -93,9 +93,11 @@ fn check_pci(devices: &Path, address: &str) -> Result<(), PortError> {
 
 fn check_virtual(text: &str) -> Result<(), PortError> {
     for (key, value) in text.split(',').skip(1).filter_map(|a| a.split_once('=')) {
-        // A TAP makes its `iface`; every other driver attaches to one that exists.
+        // A TAP makes its `iface`, of vhost it is a socket; every other driver attaches to one that exists.
         let attaches = match key {
-            "iface" => !text.starts_with("net_tap") && !text.starts_with("net_tun"),
+            "iface" => !["net_tap", "net_tun", "net_vhost"]
+                .iter()
+                .any(|driver| text.starts_with(driver)),
             "remote" | "rx_iface" | "rx_iface_in" | "tx_iface" => true,
             _ => false,
         };
@@ -107,8 +109,56 @@ fn check_virtual(text: &str) -> Result<(), PortError> {
             let (device, file) = (text.to_owned(), PathBuf::from(value));
             return Err(PortError::NoFile { device, file });
         }
+        let makes = match key {
+            "tx_pcap" => true,
+            // Memif's socket is no file unless this is said.
+            "socket" => text.starts_with("net_memif") && text.contains(",socket-abstract=no"),
+            "iface" => text.starts_with("net_vhost"),
+            _ => false,
+        };
+        if makes && let Some(folder) = missing_folder(Path::new(value)) {
+            let device = text.to_owned();
+            return Err(PortError::NoFolder { device, folder });
+        }
+        if counts(text, key) && !is_count(value) {
+            return Err(PortError::Argument {
+                device: text.to_owned(),
+                key: key.to_owned(),
+                value: value.to_owned(),
+            });
+        }
     }
     Ok(())
+}
+
+/// The folder of a file that is to be made, if it is not there.
+fn missing_folder(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent().filter(|f| !f.as_os_str().is_empty())?;
+    (!folder.is_dir()).then(|| folder.to_owned())
+}
+
+/// Whether `key` is a count that the driver would take for 0 where it is none.
+fn counts(device: &str, key: &str) -> bool {
+    const COUNTS: &[(&str, &[&str])] = &[
+        ("net_null", &["size"]),
+        ("net_memif", &["bsize"]),
+        (
+            "net_af_packet",
+            &["qpairs", "blocksz", "framesz", "framecnt"],
+        ),
+    ];
+    COUNTS
+        .iter()
+        .any(|(driver, keys)| device.starts_with(driver) && keys.contains(&key))
+}
+
+/// A positive number, decimal or as `0x40`, which these drivers also take.
+fn is_count(value: &str) -> bool {
+    let number = match value.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    number.is_ok_and(|n| n > 0)
 }
 
 /// Whether the calling thread's network namespace has the interface. (/sys may show another one's.)
@@ -184,6 +234,37 @@ mod tests {
     fn a_capture_that_is_not_there_is_named() {
         let error = check_virtual("net_pcap0,rx_pcap=/nope.pcap").expect_err("no such file");
         assert!(error.to_string().contains("/nope.pcap"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        for text in [
+            "net_memif0,socket=/nope/m.sock,socket-abstract=no",
+            "net_vhost0,iface=/nope/v.sock",
+            "net_pcap0,tx_pcap=/nope/o.pcap",
+        ] {
+            let error = check_virtual(text).expect_err(text).to_string();
+            assert!(error.contains("no folder /nope;"), "{error}");
+        }
+        let abstract_socket = "net_memif0,socket=/nope/m.sock";
+        assert_eq!(check_virtual(abstract_socket), Ok(()));
+        assert_eq!(check_virtual("net_pcap0,tx_pcap=here.pcap"), Ok(()));
+    }
+
+    #[test]
+    fn a_count_that_is_none_is_refused() {
+        for value in ["bogus", "", "0", "-1", "64x"] {
+            let error = check_virtual(&format!("net_null0,size={value}"));
+            let error = error.expect_err(value).to_string();
+            assert!(error.contains("`size` must be a whole number"), "{error}");
+        }
+        for text in [
+            "net_null0,size=64",
+            "net_null0,size=0x40",
+            "net_ring0,size=x",
+        ] {
+            assert_eq!(check_virtual(text), Ok(()), "{text}");
+        }
     }
 
     #[test]

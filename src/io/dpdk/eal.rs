@@ -57,6 +57,13 @@ pub enum EalError {
         /// The CPU asked for.
         core: u32,
     },
+    /// The host has less memory than is wanted.
+    MoreThanHost {
+        /// What was asked for, in MiB.
+        wanted_mb: u64,
+        /// What the host has in all, in MiB.
+        host_mb: u64,
+    },
     /// The kernel has no hugepages at all.
     NoHugepageSupport,
     /// Too few hugepages are free.
@@ -78,6 +85,8 @@ pub enum EalError {
         errno: Errno,
         /// What it logged.
         said: String,
+        /// What of the configuration may be the cause; empty when nothing is suspected.
+        hint: String,
     },
     /// The thread is known to DPDK already.
     ThreadKnown,
@@ -95,9 +104,14 @@ impl fmt::Display for EalError {
             Self::NoSuchCore { core } => {
                 write!(
                     f,
-                    "this machine has no core {core}; `lscpu -e` lists its cores"
+                    "dpdk.management_core: this machine has no core {core}; `lscpu -e` lists its cores"
                 )
             }
+            Self::MoreThanHost { wanted_mb, host_mb } => write!(
+                f,
+                "dpdk.memory: {wanted_mb} MB are asked for and this host has {host_mb} MB in all (`free -m`); set \
+                 `dpdk.memory` lower, its default is 1024M"
+            ),
             Self::NoHugepageSupport => {
                 write!(
                     f,
@@ -110,19 +124,28 @@ impl fmt::Display for EalError {
                 pages,
             } => write!(
                 f,
-                "{wanted_mb} MB of hugepages are needed and {free_mb} MB are free; reserve them: \
-                 echo {pages} > /proc/sys/vm/nr_hugepages; {WITHOUT}"
+                "dpdk.memory: {wanted_mb} MB of hugepages are needed and {free_mb} MB are free; reserve them: \
+                 echo {pages} > /proc/sys/vm/nr_hugepages; or set `dpdk.memory` lower; {WITHOUT}"
             ),
             Self::NotPci(address) => {
                 write!(f, "`{address}` is not a PCI address such as 0000:3b:00.0")
             }
             Self::Argument(argument) => {
-                write!(f, "the EAL argument {argument:?} has a NUL byte in it")
+                write!(
+                    f,
+                    "dpdk.eal: the argument {argument:?} has a NUL byte in it"
+                )
             }
-            Self::Refused { errno, said } if said.is_empty() => {
-                write!(f, "DPDK does not start: {errno}")
+            Self::Refused { errno, said, hint } => {
+                write!(f, "DPDK does not start: {errno}")?;
+                if !said.is_empty() {
+                    write!(f, " ({said})")?;
+                }
+                if !hint.is_empty() {
+                    write!(f, "; {hint}")?;
+                }
+                Ok(())
             }
-            Self::Refused { errno, said } => write!(f, "DPDK does not start: {errno} ({said})"),
             Self::ThreadKnown => f.write_str("DPDK knows the thread already"),
             Self::Thread(errno) => write!(f, "DPDK does not take the thread: {errno}"),
         }
@@ -149,6 +172,9 @@ struct Instance {
     pinned: AtomicBool,
 }
 
+/// Begins the names of our folders among DPDK's; the process's number follows.
+const FILE_PREFIX: &str = "polder";
+
 /// Set by the first start and never again cleared: DPDK's globals do not survive a second one.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
@@ -160,27 +186,34 @@ impl Eal {
     /// Every [`EalError`] but `ThreadKnown` and `Thread`. One that is found before DPDK is called leaves the process able to try again.
     pub fn start(config: &EalConfig) -> Result<Self, EalError> {
         check_core(config.main_core)?;
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let wanted_mb = u64::from(config.memory_mb);
+        check_memory(&meminfo, wanted_mb)?;
+        let mut remarks = Vec::new();
         if config.hugepages {
-            check_hugepages(
-                Path::new("/sys/kernel/mm/hugepages"),
-                &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
-                u64::from(config.memory_mb),
-            )?;
+            let pools = Path::new("/sys/kernel/mm/hugepages");
+            check_hugepages(pools, &meminfo, wanted_mb)?;
+        } else {
+            remarks.extend(scarce(&meminfo, wanted_mb));
         }
         let arguments = c_arguments(config)?;
         if STARTED.swap(true, Ordering::Relaxed) {
             return Err(EalError::AlreadyStarted);
         }
-        let (started, said) = console::listen(config.debug, || init(arguments));
+        let (started, said) = console::listen(config.debug, || {
+            console::mute(config.debug, || init(arguments))
+        });
         started.map_err(|errno| EalError::Refused {
             errno,
             said: said.clone(),
+            hint: hint(config, errno),
         })?;
+        remarks.extend(Some(said).filter(|said| !said.is_empty()));
         Ok(Self {
             instance: Arc::new(Instance {
                 control: Mutex::new(Vec::new()),
                 debug: config.debug,
-                remarks: said,
+                remarks: remarks.join("\n"),
                 bell: Bell::hang(),
                 pinned: AtomicBool::new(false),
             }),
@@ -275,20 +308,40 @@ fn init(arguments: Vec<CString>) -> Result<(), Errno> {
     started
 }
 
-/// Removes the folder that EAL makes for files it is told not to make, and the one above it when nobody else uses it.
+/// Removes the folder that EAL makes for files it is told not to make, those that processes which are gone left behind,
+/// and the one above them when nobody else uses it.
 fn remove_runtime_folder() {
     // SAFETY: returns a static buffer that EAL fills once, before it makes the folder.
     let path = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
     // SAFETY: the buffer ends in NUL; it is empty when EAL did not come that far.
     let path = unsafe { CStr::from_ptr(path) };
     let Ok(path) = path.to_str() else { return };
+    let own = Path::new(path);
+    let Some(all) = own.parent().filter(|_| own.is_absolute()) else {
+        return;
+    };
     // A folder that is not empty is somebody's and stays, which is what these errors would say.
-    for folder in Path::new(path)
-        .ancestors()
-        .take(2)
-        .filter(|f| f.is_absolute())
-    {
-        let _ = fs::remove_dir(folder);
+    let _ = fs::remove_dir(own);
+    sweep(all, Path::new("/proc"));
+    let _ = fs::remove_dir(all);
+}
+
+/// Removes the folders of our name in `all` whose process is not in `processes`: it was killed while it started.
+fn sweep(all: &Path, processes: &Path) {
+    // Without a list of processes everybody would seem to be gone.
+    if !processes.join("self").exists() {
+        return;
+    }
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|n| n.strip_prefix(FILE_PREFIX));
+        let is_gone = |id: &str| {
+            id.parse::<u32>().is_ok_and(|n| n.to_string() == id) && !processes.join(id).exists()
+        };
+        if process.is_some_and(is_gone) {
+            // What is not empty was not left by us.
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
@@ -305,7 +358,7 @@ fn arguments(config: &EalConfig) -> Result<Vec<String>, EalError> {
     // The folder that EAL makes all the same is ours alone, so that it can be removed again.
     list.extend([
         "--file-prefix".into(),
-        format!("polder{}", std::process::id()),
+        format!("{FILE_PREFIX}{}", std::process::id()),
     ]);
     // One EAL thread, the management thread; workers are threads of ours that register.
     list.extend(["--lcores".into(), format!("0@{}", config.main_core)]);
@@ -328,6 +381,41 @@ fn arguments(config: &EalConfig) -> Result<Vec<String>, EalError> {
     }
     list.extend(config.extra.iter().cloned());
     Ok(list)
+}
+
+/// What of the configuration DPDK may have meant with `errno`.
+fn hint(config: &EalConfig, errno: Errno) -> String {
+    match errno.0 {
+        libc::EINVAL if !config.extra.is_empty() => format!(
+            "is `dpdk.eal` right? It adds `{}`; \
+             https://doc.dpdk.org/guides/linux_gsg/linux_eal_parameters.html lists what there is",
+            config.extra.join(" ")
+        ),
+        libc::ENOMEM => format!(
+            "`dpdk.memory` is {}M: set it lower if that is more than this process may have (`ulimit -v`, a \
+             container's limit)",
+            config.memory_mb
+        ),
+        _ => String::new(),
+    }
+}
+
+/// Refuses what no host of this size can give, however little else runs on it.
+fn check_memory(meminfo: &str, wanted_mb: u64) -> Result<(), EalError> {
+    match mebibytes(meminfo, "MemTotal:") {
+        Some(host_mb) if wanted_mb > host_mb => Err(EalError::MoreThanHost { wanted_mb, host_mb }),
+        _ => Ok(()),
+    }
+}
+
+/// A remark when ordinary pages may run out. That is no reason to refuse: DPDK takes them as it needs them, and what is
+/// available now may be more in a moment.
+fn scarce(meminfo: &str, wanted_mb: u64) -> Option<String> {
+    let free_mb = mebibytes(meminfo, "MemAvailable:").filter(|free| wanted_mb > *free)?;
+    Some(format!(
+        "dpdk.memory: {wanted_mb} MB are more than the {free_mb} MB that are available on this host now; if Polder is \
+         killed for want of memory, set `dpdk.memory` lower or stop something else"
+    ))
 }
 
 fn check_core(core: u32) -> Result<(), EalError> {
@@ -401,15 +489,17 @@ fn hugepage_pools(folder: &Path) -> Vec<HugepagePool> {
 
 /// The size of page that /proc/sys/vm/nr_hugepages counts, from /proc/meminfo.
 fn default_hugepage_kb(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|l| l.strip_prefix("Hugepagesize:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse()
-        .ok()
-        .filter(|&kb| kb > 0)
+    kibibytes(meminfo, "Hugepagesize:").filter(|&kb| kb > 0)
+}
+
+fn mebibytes(meminfo: &str, key: &str) -> Option<u64> {
+    kibibytes(meminfo, key).map(|kb| kb / 1024)
+}
+
+/// A line of /proc/meminfo.
+fn kibibytes(meminfo: &str, key: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -491,7 +581,9 @@ mod tests {
     fn a_core_that_does_not_exist_is_named() {
         let error = check_core(9999).expect_err("no machine has it").to_string();
         assert!(
-            error.contains("no core 9999") && error.contains("lscpu"),
+            error.contains("dpdk.management_core")
+                && error.contains("no core 9999")
+                && error.contains("lscpu"),
             "{error}"
         );
         assert_eq!(check_core(0), Ok(()));
@@ -532,6 +624,79 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("hugepages: false"), "{text}");
+        assert!(text.starts_with("dpdk.memory: "), "{text}");
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused_and_more_than_is_free_remarked() {
+        let meminfo = "MemTotal:        2048000 kB\nMemFree: 1 kB\nMemAvailable:    1024000 kB\nSwapTotal: 0 kB\n";
+        assert_eq!(check_memory(meminfo, 2000), Ok(()));
+        let text = check_memory(meminfo, 2001)
+            .expect_err("too much")
+            .to_string();
+        assert!(
+            text.starts_with("dpdk.memory: 2001 MB") && text.contains("2000 MB in all"),
+            "{text}"
+        );
+        assert_eq!(scarce(meminfo, 1000), None);
+        let text = scarce(meminfo, 1001).expect("a remark");
+        assert!(
+            text.starts_with("dpdk.memory: 1001 MB") && text.contains("1000 MB that are"),
+            "{text}"
+        );
+        assert_eq!((check_memory("", 1), scarce("", 1)), (Ok(()), None));
+    }
+
+    #[test]
+    fn what_dpdk_refuses_names_the_key_that_may_be_the_cause() {
+        let said = |extra: &[&str], errno| {
+            let config = EalConfig {
+                extra: extra.iter().map(ToString::to_string).collect(),
+                ..EalConfig::default()
+            };
+            let errno = Errno(errno);
+            let (said, hint) = (String::new(), hint(&config, errno));
+            EalError::Refused { errno, said, hint }.to_string()
+        };
+        let text = said(&["--bogus", "x"], libc::EINVAL);
+        assert!(
+            text.contains("`dpdk.eal`") && text.contains("--bogus x"),
+            "{text}"
+        );
+        assert!(!said(&[], libc::EINVAL).contains("dpdk.eal"));
+        assert!(said(&[], libc::ENOMEM).contains("`dpdk.memory` is 1024M"));
+    }
+
+    #[test]
+    fn empty_folders_of_processes_that_are_gone_are_removed_and_no_others() {
+        let (all, processes) = (tempfile::tempdir(), tempfile::tempdir());
+        let (all, processes) = (all.expect("a folder"), processes.expect("a folder"));
+        let make = |root: &Path, name: &str| fs::create_dir(root.join(name)).expect("writable");
+        for name in [
+            "polder12", "polder13", "polder14", "polder", "polder07", "polderx", "rte",
+        ] {
+            make(all.path(), name);
+        }
+        make(&all.path().join("polder14"), "config");
+        make(processes.path(), "12");
+        let left = || {
+            let entries = fs::read_dir(all.path()).expect("readable").flatten();
+            let mut names: Vec<_> = entries.map(|e| e.file_name()).collect();
+            names.sort();
+            names
+        };
+        sweep(all.path(), processes.path());
+        assert_eq!(
+            left().len(),
+            7,
+            "without a list of processes nobody is gone"
+        );
+        make(processes.path(), "self");
+        sweep(all.path(), processes.path());
+        let want = [
+            "polder", "polder07", "polder12", "polder14", "polderx", "rte",
+        ];
+        assert_eq!(left(), want);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl fmt::Display for PoolError {
                 said,
             } => write!(
                 f,
-                "no memory for {} packet buffers ({} MB): {errno}{}{said}; raise `memory:` under `dpdk:`",
+                "no memory for {} packet buffers ({} MB): {errno}{}{said}; raise `dpdk.memory`",
                 config.buffers,
                 config.memory_mb(),
                 if said.is_empty() { "" } else { ", " },

@@ -35,6 +35,22 @@ pub enum PortError {
         /// The file it names.
         file: PathBuf,
     },
+    /// The folder of a file or socket that the driver makes or looks for is not there.
+    NoFolder {
+        /// The device string.
+        device: String,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// An argument of the device is not what its driver takes, which would use something else without a word.
+    Argument {
+        /// The device string.
+        device: String,
+        /// The argument's key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
     /// The device is open already.
     InUse {
         /// The device string.
@@ -104,6 +120,15 @@ impl fmt::Display for PortError {
             Self::NoFile { device, file } => {
                 write!(f, "`{device}`: there is no file {}", file.display())
             }
+            Self::NoFolder { device, folder } => write!(
+                f,
+                "`{device}`: there is no folder {}; make it first",
+                folder.display()
+            ),
+            Self::Argument { device, key, value } => write!(
+                f,
+                "`{device}`: `{key}` must be a whole number of at least 1, not `{value}`"
+            ),
             Self::InUse { device } => write!(f, "`{device}` is in use by another port"),
             Self::Probe {
                 device,
@@ -117,7 +142,7 @@ impl fmt::Display for PortError {
             } => {
                 write!(
                     f,
-                    "`{device}` cannot do an MTU of {wanted}; {most} is the most it can"
+                    "`{device}` cannot do an MTU of {wanted}; {most} is the most it can: set the port's `mtu`"
                 )
             }
             Self::Mtu {
@@ -125,7 +150,10 @@ impl fmt::Display for PortError {
                 wanted,
                 most: None,
             } => {
-                write!(f, "`{device}` cannot do an MTU of {wanted}")
+                write!(
+                    f,
+                    "`{device}` cannot do an MTU of {wanted}; set the port's `mtu` lower"
+                )
             }
             Self::Mac { device, mac } => {
                 write!(
@@ -140,7 +168,11 @@ impl fmt::Display for PortError {
                 said,
             } => {
                 write!(f, "`{device}` cannot {step}: {errno}")?;
-                parenthesis(f, said)
+                parenthesis(f, said)?;
+                if device.starts_with("net_memif") && said.contains("connect") {
+                    f.write_str("; is the other side, with `role=server`, running?")?;
+                }
+                Ok(())
             }
             Self::QueuesHeld { device, queues } => {
                 write!(
@@ -158,6 +190,11 @@ fn probe_sentence(
     errno: Errno,
     said: &str,
 ) -> fmt::Result {
+    // Of a driver that DPDK has it says that it "cannot attach", and before that what the driver itself said.
+    let (refused, said) = match said.split_once("EAL: Driver cannot attach the device") {
+        Some((said, _)) => (true, said.trim_end_matches([' ', ';'])),
+        None => (false, said),
+    };
     write!(f, "DPDK cannot open `{device}`: {errno}")?;
     parenthesis(f, said)?;
     match Device::parse(device) {
@@ -165,9 +202,16 @@ fn probe_sentence(
             f,
             "; bind it first: `dpdk-devbind.py --bind=vfio-pci {address}`, and name it in the configuration at start"
         ),
-        _ => f.write_str(
-            "; is the driver's name right, its package installed (apt-cache search librte-net), and is Polder \
+        _ if refused && errno.0 == libc::EPERM => f.write_str(
+            "; does its driver take the arguments behind the name (https://doc.dpdk.org/guides/nics/), and is Polder \
              allowed to (CAP_NET_ADMIN and CAP_NET_RAW)?",
+        ),
+        _ if refused => f.write_str(
+            "; does its driver take the arguments behind the name (https://doc.dpdk.org/guides/nics/)?",
+        ),
+        _ => f.write_str(
+            "; no driver takes it: is the name right, such as net_af_packet0, and the driver's package installed \
+             (apt-cache search librte-net)?",
         ),
     }
 }
@@ -181,3 +225,45 @@ fn parenthesis(f: &mut fmt::Formatter<'_>, said: &str) -> fmt::Result {
 }
 
 impl Error for PortError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(device: &str, errno: i32, said: &str) -> String {
+        let (device, said, errno) = (device.to_owned(), said.to_owned(), Errno(errno));
+        PortError::Probe {
+            device,
+            errno,
+            said,
+        }
+        .to_string()
+    }
+
+    const ATTACH: &str = "EAL: Driver cannot attach the device (net_x0); EAL: Failed to attach device on primary process";
+
+    #[test]
+    fn a_driver_that_refuses_is_told_from_one_that_is_missing() {
+        let said = format!("memif_set_role(): Unknown role: foo.; {ATTACH}");
+        let text = probe("net_memif0,role=foo", libc::EINVAL, &said);
+        assert!(
+            text.contains("(memif_set_role(): Unknown role: foo.)") && !text.contains("EAL"),
+            "{text}"
+        );
+        assert!(
+            text.contains("arguments behind the name") && !text.contains("CAP_NET_RAW"),
+            "{text}"
+        );
+        let text = probe("net_null0,bogus=1", libc::EPERM, ATTACH);
+        assert!(
+            text.contains("arguments behind the name") && text.contains("CAP_NET_RAW"),
+            "{text}"
+        );
+        let said = "EAL: failed to parse device \"net_foo0\"";
+        let text = probe("net_foo0", libc::EFAULT, said);
+        assert!(
+            text.contains(said) && text.contains("no driver takes it"),
+            "{text}"
+        );
+    }
+}

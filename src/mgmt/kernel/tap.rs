@@ -68,6 +68,13 @@ pub enum TapError {
         /// Its name.
         name: String,
     },
+    /// The port has no MAC address that an interface could have.
+    NoMac {
+        /// Interface that was to be made.
+        name: String,
+        /// The address that the port has.
+        mac: Mac,
+    },
     /// The kernel refused a step.
     Refused {
         /// Interface that was to be made.
@@ -97,6 +104,11 @@ impl std::fmt::Display for TapError {
                 "the kernel interface {name} can't be made: an interface of this name exists; stop the process that \
                  has it, or remove it with `ip link delete {name}`"
             ),
+            Self::NoMac { name, mac } => write!(
+                f,
+                "the kernel interface {name} can't be made: the device has no MAC address of its own ({mac}); set \
+                 `mac:` of the port, such as \"02:00:00:00:00:10\", or `kernel_interface: false`"
+            ),
             Self::Refused { name, step, source } => {
                 write!(
                     f,
@@ -113,7 +125,7 @@ impl std::error::Error for TapError {
             Self::NoDriver { source, .. }
             | Self::NotPermitted { source, .. }
             | Self::Refused { source, .. } => Some(source),
-            Self::NameTaken { .. } => None,
+            Self::NameTaken { .. } | Self::NoMac { .. } => None,
         }
     }
 }
@@ -147,6 +159,10 @@ impl Tap {
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub fn create(name: &str, mac: Mac, mtu: u16) -> Result<Self, TapError> {
+        if mac.is_group() || mac == Mac::default() {
+            let name = name.to_owned();
+            return Err(TapError::NoMac { name, mac });
+        }
         let device = open(name)?;
         let step =
             |step, result: io::Result<()>| result.map_err(|source| refused(name, step, source));
@@ -283,6 +299,18 @@ mod tests {
     #[test]
     fn long_names_that_start_alike_differ() {
         assert_ne!(tap_name("wan-frankfurt-1"), tap_name("wan-frankfurt-2"));
+    }
+
+    #[test]
+    fn a_port_without_an_address_is_told_to_set_one() {
+        for mac in [Mac::default(), Mac([1, 0, 0x5e, 0, 0, 1])] {
+            let error = Tap::create("polder-wan0", mac, 1500).expect_err("no such address");
+            let text = error.to_string();
+            assert!(
+                text.contains("polder-wan0") && text.contains("set `mac:`"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that was given back meanwhile gives nonsense, never a fault or an endless walk; the table notices
 //! by the entry's life number.
 
-use super::super::memory::TableError;
+use super::super::memory::{TableError, fits};
 use super::key::word_at;
 use super::word::{FreeStack, Word, low};
 
@@ -147,6 +147,7 @@ pub fn append<W: Word>(words: &[W], limit: usize, out: &mut Vec<u8>) {
 /// # Errors
 /// When the memory can't be had.
 pub fn slab<T: Default>(len: usize) -> Result<Box<[T]>, TableError> {
+    fits(len.saturating_mul(size_of::<T>()))?;
     let mut all = Vec::new();
     all.try_reserve_exact(len).map_err(|_| TableError::Memory {
         bytes: len.saturating_mul(size_of::<T>()),

@@ -330,6 +330,21 @@ impl<W: Word> Table<W> {
         })
     }
 
+    /// As [`Self::acquire`], but without a use: the timer goes on. For connections that a peer told of.
+    #[must_use]
+    pub fn hold(&self, at: TemplateRef, now: Tick) -> bool {
+        self.entry_of(at).is_some()
+            && self.change_live(at, |live| {
+                let live = live.at(now)?;
+                let (controlled, state) = (live.controlled + 1, State::Live);
+                (controlled <= CONTROLLED_MAX).then_some(Control {
+                    controlled,
+                    state,
+                    ..live
+                })
+            })
+    }
+
     /// Restarts the template's timer for a use that leaves no connection behind; false if it has
     /// ended. Writes at most once per tick.
     #[inline]
@@ -339,6 +354,42 @@ impl<W: Word> Table<W> {
         };
         let terms = Terms::unpack(entry.terms.load());
         self.change_live(at, |live| Some(live.at(now)?.used(now, terms.timeout)))
+    }
+
+    /// The template's stored timeout in ticks, and whether a connection under it was established; nothing if it has ended.
+    #[must_use]
+    pub fn told_of(&self, at: TemplateRef) -> Option<(u32, bool)> {
+        let entry = self.entry_of(at)?;
+        let terms = Terms::unpack(entry.terms.load());
+        let bound = Bound::unpack(entry.dest.load());
+        let live = self.live(at, bound)?;
+        Some((live.timeout(terms.timeout), bound.assured))
+    }
+
+    /// When the template's timer fires; nothing if the template has ended.
+    #[must_use]
+    pub fn deadline(&self, at: TemplateRef) -> Option<Tick> {
+        let bound = Bound::unpack(self.entry_of(at)?.dest.load());
+        self.live(at, bound).map(|live| live.deadline)
+    }
+
+    /// Lets the template's timer fire in `ticks`, whatever its stored timeout is; false if it has ended.
+    pub fn restart(&self, at: TemplateRef, ticks: u32, now: Tick) -> bool {
+        let deadline = now.plus(ticks.min(TIMEOUT_MAX));
+        let restarted = self.entry_of(at).is_some()
+            && self.change_live(at, |live| {
+                let live = live.at(now)?;
+                let state = State::Live;
+                Some(Control {
+                    deadline,
+                    state,
+                    ..live
+                })
+            });
+        if restarted {
+            self.note_deadline(deadline);
+        }
+        restarted
     }
 
     /// Takes an ended connection from the control of the template that it held; false if that

@@ -2,44 +2,14 @@
 //!
 //! Invariant: the pieces' payloads follow each other without gap or overlap from offset 0 to `len`.
 
-use arrayvec::ArrayVec;
-
-use super::FRAGMENTS_MAX;
-use crate::forward::PortId;
+use crate::forward::Pieces;
 use crate::net::PacketBuf;
-
-/// One fragment's frame, as received.
-#[derive(Debug)]
-pub struct Piece<B> {
-    /// The frame.
-    pub buf: B,
-    /// The port that it came in by.
-    pub ingress: PortId,
-    /// Where its part of the datagram's payload starts, in bytes from the frame's first.
-    pub payload: u16,
-    /// Bytes of that part.
-    pub len: u16,
-    /// Where that part belongs in the datagram's payload, in bytes.
-    pub offset: u16,
-}
-
-impl<B: PacketBuf> Piece<B> {
-    /// Its part of the datagram's payload; empty when the frame was cut since.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        let from = usize::from(self.payload);
-        self.buf
-            .data()
-            .get(from..from + usize::from(self.len))
-            .unwrap_or(&[])
-    }
-}
 
 /// A whole datagram.
 #[derive(Debug)]
 pub struct Datagram<B> {
     /// Its frames, in the order of their offsets: the first one has the transport header.
-    pub pieces: ArrayVec<Piece<B>, FRAGMENTS_MAX>,
+    pub pieces: Pieces<B>,
     /// The transport protocol, as the first fragment names it.
     pub proto: u8,
     /// Where the transport header starts in the datagram's payload, in bytes. Not 0 only where IPv6 destination options
@@ -50,15 +20,23 @@ pub struct Datagram<B> {
 }
 
 impl<B: PacketBuf> Datagram<B> {
-    /// Replaces what is in `out` by the datagram from its transport header on. Call it before the frames are rewritten.
-    /// Does not allocate when `out` has a capacity of [`super::DATAGRAM_BYTES_MAX`].
-    pub fn gather(&self, out: &mut Vec<u8>) {
-        out.clear();
-        let mut skip = usize::from(self.transport);
-        for piece in &self.pieces {
-            let bytes = piece.bytes();
-            out.extend_from_slice(&bytes[skip.min(bytes.len())..]);
-            skip = skip.saturating_sub(bytes.len());
+    /// Its frames, the first of which now begins with the transport header, which lies in it as a whole.
+    #[must_use]
+    pub fn from_transport(mut self) -> Pieces<B> {
+        if let Some(first) = self.pieces.first_mut() {
+            first.payload += self.transport;
+            first.len -= self.transport;
+            first.offset += self.transport;
         }
+        self.pieces
+    }
+}
+
+/// Replaces what is in `out` by what fragments carry. Call it before the frames are rewritten. Does not allocate when
+/// `out` has a capacity of [`super::DATAGRAM_BYTES_MAX`].
+pub fn gather<B: PacketBuf>(pieces: &Pieces<B>, out: &mut Vec<u8>) {
+    out.clear();
+    for piece in pieces {
+        out.extend_from_slice(piece.bytes());
     }
 }

@@ -63,27 +63,6 @@ fn hash(src: Addr6, dst: Addr6, id: u32, proto: u8, key: &HashKey) -> u64 {
     V6::hash(&flow, key)
 }
 
-/// The worker that puts a datagram together: the same one for each of its fragments, whatever queue they come by.
-///
-/// `id` and `proto` are the fragment's ([`crate::net::Fragment::id`], [`FlowKey::proto`]); IPv6 ignores the protocol.
-///
-/// # Panics
-/// When there are no workers, with debug assertions.
-#[must_use]
-#[allow(clippy::cast_possible_truncation)] // Below `workers`.
-pub fn owner_of_fragments<F: Family>(
-    key: &HashKey,
-    workers: usize,
-    src: F::Addr,
-    dst: F::Addr,
-    id: u32,
-    proto: u8,
-) -> usize {
-    debug_assert!(workers > 0, "a frame came in, so there is a worker");
-    let high = DatagramKey::of::<F>(src, dst, id, proto).hash(key) >> 32;
-    ((high * workers as u64) >> 32) as usize
-}
-
 /// One fragment, as the parser found it. The store trusts none of the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentInfo {

@@ -1,7 +1,7 @@
 //! The fragment store of one worker, IPv4 (RFC 791 §3.2) and IPv6 (RFC 8200 §4.5).
 //!
 //! Holds the frames of a datagram as they came and gives them back in the order of their offsets once they are all
-//! there; bytes are copied only for those who need the message in one piece ([`Datagram::gather`]). Knows nothing of
+//! there; bytes are copied only for those who need the message in one piece ([`gather`]). Knows nothing of
 //! services, routes or other workers, and no clock: `now` is handed in. Allocates only when it is made.
 //!
 //! Invariant: every frame that is given in comes out exactly once, through the `lose` callback of
@@ -43,12 +43,10 @@ mod lists;
 #[cfg(test)]
 mod tests;
 
-use arrayvec::ArrayVec;
+pub use datagram::{Datagram, gather};
+pub use info::{DatagramKey, FragmentInfo};
 
-pub use datagram::{Datagram, Piece};
-pub use info::{DatagramKey, FragmentInfo, owner_of_fragments};
-
-use crate::forward::PortId;
+use crate::forward::{PIECES_MAX, Piece, Pieces, PortId};
 use crate::net::{Addr6, Af, DropReason, HashKey, PacketBuf, Tick};
 use lists::{Buckets, Ends, Links, NONE, Slot, slots};
 
@@ -59,7 +57,7 @@ pub const FRAMES_MAX: usize = 4_096;
 /// Datagrams of one source address among [`DATAGRAMS_MAX`].
 pub const SOURCE_DATAGRAMS_MAX: usize = 64;
 /// Fragments of one datagram: 65,535 bytes in pieces of 1,024.
-pub const FRAGMENTS_MAX: usize = 64;
+pub const FRAGMENTS_MAX: usize = PIECES_MAX;
 /// Bytes of one datagram: what an IP length field can say, so its header counts in IPv4, and its extension headers in
 /// IPv6.
 pub const DATAGRAM_BYTES_MAX: u32 = 65_535;
@@ -514,7 +512,7 @@ impl<B: PacketBuf> Reassembly<B> {
             return Added::Lost;
         }
         let mut datagram = Datagram {
-            pieces: ArrayVec::new(),
+            pieces: Pieces::new(),
             proto: entry.first.proto,
             transport: entry.first.transport,
             len: u16::try_from(entry.received).expect("compared just now"),

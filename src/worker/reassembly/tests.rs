@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::net::build::{self, Frame as Build};
 use crate::net::packet::proto;
-use crate::net::{Addr4, L3, V4, V6, parse, pcap};
+use crate::net::{L3, parse, pcap};
 
 const P: PortId = PortId(3);
 
@@ -87,7 +87,7 @@ impl Rig {
         let whole = match added {
             Added::Complete(datagram) => {
                 self.complete += datagram.pieces.len();
-                Some(taken(&datagram))
+                Some(taken(datagram))
             }
             Added::Held | Added::Lost => None,
         };
@@ -132,7 +132,7 @@ impl Rig {
     }
 }
 
-fn taken(datagram: &Datagram<Tagged>) -> (Vec<u32>, Vec<u8>) {
+fn taken(datagram: Datagram<Tagged>) -> (Vec<u32>, Vec<u8>) {
     let mut at = 0;
     for piece in &datagram.pieces {
         assert_eq!(piece.offset, at, "pieces come in order, without gaps");
@@ -140,9 +140,11 @@ fn taken(datagram: &Datagram<Tagged>) -> (Vec<u32>, Vec<u8>) {
     }
     assert_eq!(at, datagram.len);
     let mut out = Vec::with_capacity(DATAGRAM_BYTES_MAX as usize);
-    datagram.gather(&mut out);
-    assert_eq!(out.len(), usize::from(datagram.len - datagram.transport));
-    (datagram.pieces.iter().map(|p| p.buf.tag).collect(), out)
+    let carried = datagram.len - datagram.transport;
+    let pieces = datagram.from_transport();
+    gather(&pieces, &mut out);
+    assert_eq!(out.len(), usize::from(carried));
+    (pieces.iter().map(|p| p.buf.tag).collect(), out)
 }
 
 fn info_of(frame: &[u8]) -> FragmentInfo {
@@ -620,24 +622,6 @@ fn memory_is_what_the_documentation_says() {
     let bytes = Reassembly::<crate::io::mem::MemBuf>::MEMORY_BYTES;
     println!("{bytes} bytes");
     assert!((250_000..350_000).contains(&bytes), "{bytes} bytes");
-}
-
-#[test]
-fn all_fragments_of_a_datagram_belong_to_one_worker_and_datagrams_are_spread() {
-    let key = HashKey::from_seed(3);
-    let mut counts = [0; 4];
-    for id in 0..4_000 {
-        let of = |proto| owner_of_fragments::<V6>(&key, 4, Addr6([1, 2]), Addr6([3, 4]), id, proto);
-        assert_eq!(of(17), of(60));
-        counts[of(17)] += 1;
-    }
-    assert!(counts.iter().all(|n| (850..1150).contains(n)), "{counts:?}");
-    let of = |id| owner_of_fragments::<V4>(&key, 4, Addr4(1), Addr4(2), id, 17);
-    assert!((0..100).any(|id| of(id) != of(0)));
-    assert_eq!(
-        owner_of_fragments::<V4>(&key, 1, Addr4(1), Addr4(2), 3, 17),
-        0
-    );
 }
 
 /// A datagram as a naive implementation keeps it: a byte map.

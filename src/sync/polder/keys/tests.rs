@@ -26,7 +26,7 @@ fn wrong_lines_are_told_by_number() {
     let same = "ab".repeat(32);
     let zero = "0".repeat(64);
     let cases = [
-        (format!("\n1\n"), "line 2: a line is"),
+        ("\n1\n".to_owned(), "line 2: a line is"),
         (format!("1 {A} send"), "line 1: a line is"),
         (format!("1 {A} receive now"), "line 1: a line is"),
         (format!("0 {A}"), "line 1: a key's id"),

@@ -1,0 +1,107 @@
+//! `polder run --take-over`: has the polder that runs hand its sessions over and end, before this one opens its ports.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use hyper::body::Bytes;
+
+use super::client::Client;
+use crate::mgmt::api::{HandOverState, HandOverStep};
+use crate::mgmt::sync::takeover::{Collector, Inheritance, one_time_key};
+
+/// How long nothing new may come before the take-over is given up.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the process before may take to end.
+const END: Duration = Duration::from_secs(20);
+/// Between two looks.
+const REST: Duration = Duration::from_micros(500);
+/// Between two questions how far it has come.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+fn step(client: &Client, step: &HandOverStep) -> Result<HandOverState, String> {
+    let body = serde_json::to_vec(step).map_err(|e| e.to_string())?;
+    let answer = client.request(&Method::POST, "/v1/handover", Bytes::from(body))?;
+    serde_json::from_value(answer).map_err(|e| {
+        format!("the polder that runs answers something else than this one understands: {e}")
+    })
+}
+
+/// Collects what the polder at `socket` has, and waits for its end. `stop` says whether to give up.
+///
+/// # Errors
+/// A sentence; the polder that runs goes on unless it had ended already.
+pub fn collect(socket: &Path, stop: &mut dyn FnMut() -> bool) -> Result<Inheritance, String> {
+    let client = Client::new(socket)?;
+    let told = |e: String| format!("can't take over: {e}");
+    let before = step(&client, &HandOverStep::Ask).map_err(told)?;
+    let key = one_time_key()?;
+    let most = usize::try_from(before.entries_max).unwrap_or(usize::MAX);
+    let mut collector = Collector::new(&key, most)?;
+    let port = collector.port()?;
+    step(&client, &HandOverStep::Begin { port, key }).map_err(told)?;
+    match follow(&client, &mut collector, stop) {
+        Ok(()) => {}
+        Err(e) => {
+            // It notices by itself, too, after a while.
+            let _ = step(&client, &HandOverStep::Cancel);
+            return Err(told(e));
+        }
+    }
+    let inheritance = collector.finish();
+    wait_for_end(before.pid, socket).map_err(told)?;
+    Ok(inheritance)
+}
+
+/// Collects until everything is here.
+fn follow(
+    client: &Client,
+    collector: &mut Collector,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<(), String> {
+    let mut finishing = false;
+    let (mut most, mut since) = (0, Instant::now());
+    let mut asked = Instant::now();
+    loop {
+        collector.turn();
+        if collector.len() > most {
+            (most, since) = (collector.len(), Instant::now());
+        }
+        if stop() {
+            return Err("a signal came".to_owned());
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(format!(
+                "the polder that runs has told nothing new for {} s; it goes on",
+                PATIENCE.as_secs()
+            ));
+        }
+        if !finishing && collector.is_covered() {
+            step(client, &HandOverStep::Finish)?;
+            finishing = true;
+            since = Instant::now();
+        }
+        if finishing && asked.elapsed() >= ASK_EVERY {
+            asked = Instant::now();
+            if step(client, &HandOverStep::Ask)?.state == "done" {
+                return Ok(());
+            }
+        }
+        std::thread::sleep(REST);
+    }
+}
+
+/// Waits until the process has ended and its control socket is free.
+fn wait_for_end(pid: u32, socket: &Path) -> Result<(), String> {
+    let began = Instant::now();
+    let process = format!("/proc/{pid}");
+    while Path::new(&process).exists() || socket.exists() {
+        if began.elapsed() > END {
+            return Err(format!(
+                "the polder that ran (pid {pid}) has handed everything over but does not end; stop it and start this one"
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,453 @@
+//! The task of state sync: starts and stops the machine as the settings say, and tells how it is.
+//!
+//! Owns the settings in force, the state that others read, and the file of readiness. Invariant: whatever can't be had
+//! (a key file, an interface, a port) is a sentence in the state, and never touches the packet path.
+
+use std::fs;
+use std::future::poll_fn;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::Traffic;
+use super::ipvs::Ipvs;
+use super::polder::{self, Polder};
+use super::socket::Link;
+use super::tables::Tables;
+use super::takeover;
+use crate::net::{HashKey, Tick};
+use crate::sync::polder::{
+    Keys, Node, Peer, Role as NodeRole, State as PeerState, Status as NodeStatus,
+};
+use crate::sync::settings::{Format, Role, Settings};
+use crate::worker::Plane;
+
+/// How long a machine that can't start waits before it tries again.
+const RETRY: Duration = Duration::from_secs(3);
+/// How often the state is told.
+const TELLING: Duration = Duration::from_millis(200);
+/// The longest rest between two turns.
+const REST_MAX: Duration = Duration::from_millis(20);
+/// How long a process that is to take over may be silent.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The rest while workers have something to do for us.
+const REST_BUSY: Duration = Duration::from_micros(500);
+
+/// What runs, as others see it.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Sockets are open and the role is played.
+    pub running: bool,
+    /// Why not, or what else is wrong.
+    pub problem: Option<String>,
+    /// Of the `polder` format.
+    pub node: Option<NodeStatus>,
+    /// Of the `ipvs` format.
+    pub ipvs: Option<IpvsState>,
+    /// Messages that the kernel did not take.
+    pub send_errors: u64,
+}
+
+/// The `ipvs` format's state.
+#[derive(Clone, Debug, Default)]
+pub struct IpvsState {
+    /// What went over the network.
+    pub traffic: Traffic,
+    /// What was not taken, by reason.
+    pub rejected: Vec<(&'static str, u64)>,
+    /// Messages that wait.
+    pub waiting: usize,
+    /// Entries that were not told for want of room.
+    pub discarded: u64,
+    /// Templates whose service or server is not known.
+    pub unbound: u64,
+    /// Connections that there was no room for.
+    pub refused: u64,
+}
+
+/// A take-over by another process, as far as it has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HandOver {
+    /// There is none.
+    #[default]
+    No,
+    /// It is told everything, on this port of the loopback interface, under this one-time key.
+    Telling {
+        /// Where it listens.
+        port: u16,
+        /// The text of a key file.
+        key: String,
+    },
+    /// Workers take no more frames; what has changed last is told.
+    Finishing {
+        /// Where it listens.
+        port: u16,
+        /// The text of a key file.
+        key: String,
+    },
+    /// It has everything, and this process ends.
+    Done,
+}
+
+/// The settings in force and the state, for the task and everybody else.
+#[derive(Debug, Default)]
+pub struct Control {
+    settings: Mutex<Settings>,
+    hand_over: Mutex<HandOver>,
+    state: Mutex<State>,
+    changed: Notify,
+    entries_max: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// With the settings to begin with. There are `entries_max` connections and templates at most.
+    #[must_use]
+    pub fn new(settings: Settings, entries_max: usize) -> Self {
+        Self {
+            settings: Mutex::new(settings),
+            entries_max: entries_max as u64,
+            ..Self::default()
+        }
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    /// Puts settings in force. The same ones again read the keys anew.
+    pub fn set(&self, settings: Settings) {
+        *lock(&self.settings) = settings;
+        self.changed.notify_one();
+    }
+
+    /// Connections and templates at most.
+    #[must_use]
+    pub fn entries_max(&self) -> u64 {
+        self.entries_max
+    }
+
+    /// How far a take-over has come.
+    #[must_use]
+    pub fn hand_over(&self) -> HandOver {
+        lock(&self.hand_over).clone()
+    }
+
+    /// Begins a take-over, finishes it, or gives it up.
+    pub fn set_hand_over(&self, to: HandOver) {
+        *lock(&self.hand_over) = to;
+        self.changed.notify_one();
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+}
+
+/// What the task works on.
+#[derive(Debug)]
+pub struct Machine {
+    /// Workers and templates.
+    pub plane: Arc<Plane>,
+    /// Which worker has which connection.
+    pub owner_key: HashKey,
+    /// Settings and state.
+    pub control: Arc<Control>,
+    /// Entries that a peer is heard of at most.
+    pub entries_max: usize,
+}
+
+/// One of the formats at work.
+#[derive(Debug)]
+enum Running {
+    Polder(Box<Polder>),
+    Ipvs(Box<Ipvs>),
+}
+
+impl Machine {
+    /// Plays the role that the settings give, for ever.
+    pub async fn run(self) {
+        loop {
+            if let HandOver::Telling { port, key } = self.control.hand_over() {
+                self.give(port, &key).await;
+                continue;
+            }
+            let settings = self.control.settings();
+            self.plane.sync.off_duty.store(
+                settings.backup_only && settings.role.is_backup(),
+                Ordering::Relaxed,
+            );
+            if settings.role == Role::Off {
+                *lock(&self.control.state) = State::default();
+                tell_ready(&settings, true);
+                self.control.changed.notified().await;
+                continue;
+            }
+            match self.start(&settings) {
+                Ok(running) => self.play(running, &settings).await,
+                Err(problem) => {
+                    *lock(&self.control.state) = State {
+                        problem: Some(problem),
+                        ..State::default()
+                    };
+                    tell_ready(&settings, false);
+                    tokio::select! {
+                        () = self.control.changed.notified() => {}
+                        () = sleep(RETRY) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands everything over to another process; returns when that is done or given up.
+    async fn give(&self, port: u16, key: &str) {
+        let target = takeover::listener(port);
+        let node = Keys::parse(key)
+            .map_err(|e| e.to_string())
+            .and_then(|keys| {
+                let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+                    .and_then(|s| s.set_nonblocking(true).map(|()| s))
+                    .and_then(tokio::net::UdpSocket::from_std);
+                let socket = socket.map_err(|e| format!("no socket for the take-over: {e}"))?;
+                let config = takeover::node_config(NodeRole::Master, self.entries_max);
+                let link = Link {
+                    socket,
+                    targets: vec![target],
+                    mtu: takeover::MESSAGE,
+                };
+                let node = Node::new(config, keys, random(), self.plane.now());
+                let tables = Tables::new(Arc::clone(&self.plane), self.owner_key).with_everything();
+                Ok(Polder::with(&self.plane, tables, node, link))
+            });
+        let mut node = match node {
+            Ok(node) => node,
+            Err(e) => {
+                eprintln!("polder: {e}");
+                self.control.set_hand_over(HandOver::No);
+                return;
+            }
+        };
+        // The pass after which nothing changed any more, and when it had ended.
+        let mut last = None::<(u64, Option<Tick>)>;
+        let mut heard = Instant::now();
+        loop {
+            let now = self.plane.now();
+            let more = node.turn(now);
+            let peers = node.node.status(now).peers;
+            if peers.iter().any(|p| p.state != PeerState::Lost) {
+                heard = Instant::now();
+            }
+            match (self.control.hand_over(), &mut last) {
+                (HandOver::Telling { .. }, None) => {}
+                (HandOver::Finishing { .. }, None) => {
+                    self.plane.sync.deaf.store(true, Ordering::Relaxed);
+                    // The walk that is underway may have been at places that have changed since; the next is sure.
+                    last = Some((node.passes + 2, None));
+                }
+                (HandOver::Finishing { .. }, Some((pass, ended))) => {
+                    if node.passes >= *pass {
+                        let ended = *ended.get_or_insert(now);
+                        let told = |p: &Peer| p.coverage >= 1.0 && !p.dirty && knows(p, ended, now);
+                        if !peers.is_empty() && peers.iter().all(told) {
+                            *lock(&self.control.hand_over) = HandOver::Done;
+                            return self.leave().await;
+                        }
+                    }
+                }
+                _ => heard = Instant::now().checked_sub(SILENCE).unwrap_or(heard),
+            }
+            if heard.elapsed() >= SILENCE {
+                eprintln!(
+                    "polder: the process that was to take over is not heard any more; this one goes on"
+                );
+                self.plane.sync.deaf.store(false, Ordering::Relaxed);
+                self.control.set_hand_over(HandOver::No);
+                return;
+            }
+            let rest = if more {
+                REST_BUSY
+            } else {
+                Duration::from_millis(5)
+            };
+            tokio::select! {
+                r = node.link().socket.readable() => { let _ = r; tokio::task::yield_now().await; }
+                () = sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Lets the other process learn that it has everything, and ends this one.
+    async fn leave(&self) {
+        sleep(Duration::from_millis(300)).await;
+        self.plane.sync.leave.store(true, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    }
+
+    fn start(&self, settings: &Settings) -> Result<Running, String> {
+        let tables = Tables::new(Arc::clone(&self.plane), self.owner_key);
+        Ok(match settings.format {
+            Format::Ipvs(_) => Running::Ipvs(Box::new(Ipvs::start(&self.plane, tables, settings)?)),
+            Format::Polder => {
+                let name = settings.name.clone().unwrap_or_else(host_name);
+                let node = Polder::start(
+                    &self.plane,
+                    tables,
+                    settings,
+                    (name, random()),
+                    self.entries_max,
+                );
+                Running::Polder(Box::new(node?))
+            }
+        })
+    }
+
+    /// Works until the settings change.
+    async fn play(&self, mut running: Running, settings: &Settings) {
+        let mut told = None::<Instant>;
+        let mut problem = None;
+        let mut ready = None;
+        loop {
+            let now = self.plane.now();
+            let (more, rest) = match &mut running {
+                Running::Polder(p) => (p.turn(now), p.rest(now)),
+                Running::Ipvs(i) => (i.turn(now), 1),
+            };
+            if told.is_none_or(|t| t.elapsed() >= TELLING) {
+                told = Some(Instant::now());
+                let state = state_of(&running, problem.clone(), &self.plane);
+                let is_ready = state.node.as_ref().is_none_or(|n| n.ready);
+                if ready != Some(is_ready) {
+                    ready = Some(is_ready);
+                    tell_ready(settings, is_ready);
+                }
+                *lock(&self.control.state) = state;
+            }
+            let rest = Duration::from_millis(10 * u64::from(rest.min(100))).min(REST_MAX);
+            let rest = if more { REST_BUSY } else { rest.max(REST_BUSY) };
+            tokio::select! {
+                biased;
+                () = self.control.changed.notified() => {
+                    if self.control.settings() != *settings
+                        || self.control.hand_over() != HandOver::No
+                    {
+                        return;
+                    }
+                    if let Running::Polder(p) = &mut running {
+                        match polder::keys(settings.key_file.as_deref()) {
+                            Ok(keys) => {
+                                p.node.set_keys(keys);
+                                problem = None;
+                            }
+                            Err(e) => problem = Some(format!("{e}; the keys before are in force")),
+                        }
+                    }
+                }
+                () = readable(&running) => {
+                    // Others on this thread get their turn, too.
+                    tokio::task::yield_now().await;
+                }
+                () = sleep(rest) => {}
+            }
+        }
+    }
+}
+
+/// Whether what a peer is known to have is newer than `at`.
+fn knows(p: &Peer, at: Tick, now: Tick) -> bool {
+    let passed = f64::from(now.since(at)) / f64::from(Tick::PER_SECOND);
+    p.lag_s < passed
+}
+
+/// Waits for a message.
+async fn readable(running: &Running) {
+    let links: Vec<&Link> = match running {
+        Running::Polder(p) => vec![p.link()],
+        Running::Ipvs(i) => i.links().collect(),
+    };
+    poll_fn(|cx| {
+        let mut ready = false;
+        for link in &links {
+            // All of them are asked, so that each wakes us.
+            ready |= link.socket.poll_recv_ready(cx).is_ready();
+        }
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State {
+    match running {
+        Running::Polder(p) => State {
+            running: true,
+            problem: problem.or_else(|| p.send_errors.1.clone()),
+            node: Some(p.node.status(plane.now())),
+            ipvs: None,
+            send_errors: p.send_errors.0,
+        },
+        Running::Ipvs(i) => State {
+            running: true,
+            problem: i.traffic.last_error.clone(),
+            node: None,
+            send_errors: i.traffic.send_errors,
+            ipvs: Some(IpvsState {
+                traffic: i.traffic.clone(),
+                rejected: i.rejections.iter().map(|(r, n)| (r.name(), n)).collect(),
+                waiting: i.waiting(),
+                discarded: i.discarded(),
+                unbound: i.unbound,
+                refused: i.refused,
+            }),
+        },
+    }
+}
+
+/// Writes the file of readiness, if there is one, in one step.
+fn tell_ready(settings: &Settings, ready: bool) {
+    let Some(path) = &settings.ready_file else {
+        return;
+    };
+    if let Err(e) = write_ready(path, ready) {
+        eprintln!("polder: sync: can't write `{}`: {e}", path.display());
+    }
+}
+
+fn write_ready(path: &Path, ready: bool) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    fs::write(&temporary, if ready { "1\n" } else { "0\n" })?;
+    fs::rename(&temporary, path)
+}
+
+/// The host's name.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "polder".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// A random number that is not 0.
+pub(super) fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Keyed by the kernel's random numbers, and never twice the same.
+    let hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.finish() | 1
+}

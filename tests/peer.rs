@@ -1,0 +1,491 @@
+//! What a director does with the connections and templates of another: two directors in virtual time, one after the
+//! other in front of the same servers. How they come from one to the other is not this file's.
+
+mod bed;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bed::*;
+use polder::forward::defs::{Grouping, OnNoKey, Persistence};
+use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
+use polder::mgmt::sync::tables::{Finds, Tables};
+use polder::net::packet::{proto, tcp_flags};
+use polder::net::{HashKey, Tick};
+use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit};
+use polder::sync::entry::{Entry, EntryId, TemplateEntry};
+use polder::table::Method;
+
+/// A director and its tables as state sync sees them.
+struct Node {
+    bed: Bed,
+    tables: Tables,
+    /// Numbers that templates were given.
+    templates: BTreeMap<u128, TemplateEntry>,
+}
+
+/// What a walk finds.
+#[derive(Default)]
+struct Found(Vec<Entry>);
+
+fn number(t: &TemplateEntry) -> EntryId {
+    let key = HashKey([1, 2, 3, 4]);
+    let text = format!("{:?}{:?}{:?}{:?}", t.service, t.client, t.vaddr, t.data);
+    EntryId(u128::from(polder::net::hash_bytes(text.as_bytes(), &key)))
+}
+
+impl Finds for Found {
+    fn entry(&mut self, entry: Entry) {
+        self.0.push(entry);
+    }
+    fn number(&self, template: &TemplateEntry) -> EntryId {
+        number(template)
+    }
+}
+
+impl Node {
+    fn with(setup: &Setup, workers: usize) -> Self {
+        let bed = Bed::with(setup, workers);
+        let tables = Tables::new(bed.bed.plane().clone(), SIZES.owner_key());
+        Self {
+            bed,
+            tables,
+            templates: BTreeMap::new(),
+        }
+    }
+
+    fn new(services: Vec<ServiceDef>) -> Self {
+        Self::with(&setup(services), 1)
+    }
+
+    fn pass_time(&mut self, ticks: u32) {
+        self.bed.now = self.bed.now.plus(ticks);
+        self.bed.bed.advance(self.bed.now);
+    }
+
+    /// What peers are told of.
+    fn told(&mut self) -> Vec<Entry> {
+        let mut found = Found::default();
+        self.tables.begin_pass();
+        while !self.tables.step(self.bed.now, &mut found) {
+            self.bed.bed.advance(self.bed.now);
+        }
+        found.0
+    }
+
+    /// Takes over what a peer told of.
+    fn take(&mut self, entries: &[Entry], ended: bool) -> Vec<PeerOutcome> {
+        let now = self.bed.now;
+        for entry in entries {
+            match entry {
+                Entry::Template(t) if ended => self.tables.remove_template(t, now),
+                Entry::Template(t) => {
+                    self.templates.insert(number(t).0, (**t).clone());
+                    self.tables.install_template(t, now);
+                }
+                Entry::Conn(c) => {
+                    let rule = if ended {
+                        PeerRule::Ended
+                    } else {
+                        PeerRule::Latest
+                    };
+                    let link = c.template.and_then(|id| self.templates.get(&id.0)).cloned();
+                    let id = EntryId(7);
+                    assert!(
+                        self.tables
+                            .install_conn((1, id), c, link.as_ref(), rule, now)
+                    );
+                }
+            }
+        }
+        self.tables.flush();
+        self.bed.bed.advance(now);
+        self.tables.step(now, &mut Found::default());
+        std::iter::from_fn(|| self.tables.next_outcome())
+            .map(|(_, _, outcome)| outcome)
+            .collect()
+    }
+
+    /// Tells the other all.
+    fn tell(&mut self, other: &mut Self) -> Vec<PeerOutcome> {
+        let told = self.told();
+        other.take(&told, false)
+    }
+
+    fn to(&mut self, frame: &[u8]) -> SocketAddr {
+        let out = self.bed.client(frame);
+        assert_eq!(
+            out.len(),
+            1,
+            "one frame leaves; drops: {:?}",
+            self.bed.drops()
+        );
+        ends(&out[0].1).1
+    }
+
+    fn connections(&mut self) -> usize {
+        self.bed.bed.connections().len()
+    }
+
+    fn check_counts(&mut self) {
+        self.bed.check_counts();
+        self.bed.check_identity();
+    }
+}
+
+fn client(n: u16) -> SocketAddr {
+    SocketAddr::new(ip("203.0.113.9"), 10_000 + n)
+}
+
+fn tcp(from: SocketAddr, flags: u8) -> Vec<u8> {
+    from_client().tcp(from, at(VIP), flags, 1, b"")
+}
+
+/// Opens a connection and returns its server.
+fn open(node: &mut Node, from: SocketAddr) -> SocketAddr {
+    let server = node.to(&tcp(from, tcp_flags::SYN));
+    let reply = from_server(&server.ip().to_string()).tcp(
+        server,
+        from,
+        tcp_flags::SYN | tcp_flags::ACK,
+        1,
+        b"",
+    );
+    node.bed.server(&reply);
+    node.to(&tcp(from, tcp_flags::ACK));
+    server
+}
+
+fn persistence(secs: u64) -> Persistence {
+    Persistence {
+        timeout: Duration::from_secs(secs),
+        grouping: Grouping::Mask4(u32::MAX),
+        engine: None,
+        on_no_key: OnNoKey::Fallback,
+        max_templates: 0,
+        max_per_client: 0,
+    }
+}
+
+#[test]
+fn an_established_connection_goes_on_at_the_other_director() {
+    for workers in 1..=3 {
+        let setup = setup(tcp_service());
+        let (mut a, mut b) = (Node::with(&setup, workers), Node::with(&setup, workers));
+        let servers: Vec<_> = (0..60).map(|n| open(&mut a, client(n))).collect();
+        let outcomes = a.tell(&mut b);
+        assert_eq!(outcomes, vec![PeerOutcome::Created; 60]);
+        b.check_counts();
+        for (n, server) in (0..60).zip(servers) {
+            assert_eq!(b.to(&tcp(client(n), tcp_flags::ACK)), server, "client {n}");
+            let reply = from_server(&server.ip().to_string());
+            let out = b
+                .bed
+                .server(&reply.tcp(server, client(n), tcp_flags::ACK, 1, b"x"));
+            assert_eq!(ends(&out[0].1).0, at(VIP), "in the name of the service");
+        }
+        b.check_counts();
+        assert_eq!(b.connections(), 60);
+    }
+}
+
+#[test]
+fn half_open_connections_are_nobody_elses_business() {
+    let mut a = Node::new(tcp_service());
+    a.to(&tcp(client(1), tcp_flags::SYN));
+    assert!(a.told().is_empty());
+}
+
+#[test]
+fn what_came_from_a_peer_is_not_told_back_until_it_is_used() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    assert!(b.told().is_empty());
+    b.to(&tcp(client(1), tcp_flags::ACK));
+    assert_eq!(b.told().len(), 1);
+}
+
+#[test]
+fn thresholds_count_what_a_peer_let_in() {
+    let limited = || {
+        let servers = three().into_iter().map(|d| DestDef {
+            upper_threshold: 2,
+            ..d
+        });
+        vec![service(proto::TCP, VIP, servers.collect())]
+    };
+    let (mut a, mut b) = (Node::new(limited()), Node::new(limited()));
+    for n in 0..6 {
+        open(&mut a, client(n));
+    }
+    a.tell(&mut b);
+    let out = b.bed.client(&tcp(client(9), tcp_flags::SYN));
+    let icmp = out.iter().all(|(port, _)| *port == WAN);
+    assert!(icmp, "all servers are full: nothing goes to one");
+    b.check_counts();
+}
+
+#[test]
+fn a_record_again_changes_nothing_but_the_time() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Refreshed]);
+    assert_eq!(b.connections(), 1);
+    b.check_counts();
+}
+
+#[test]
+fn a_state_that_changed_is_taken_over() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    a.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    a.tell(&mut b);
+    let (rows_a, rows_b) = (a.bed.bed.connections(), b.bed.bed.connections());
+    assert_eq!(rows_a[0].state, rows_b[0].state);
+    b.check_counts();
+}
+
+#[test]
+fn an_end_removes_what_nobody_used_here() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    open(&mut a, client(2));
+    let told = a.told();
+    b.take(&told, false);
+    b.to(&tcp(client(2), tcp_flags::ACK));
+    let mut outcomes = b.take(&told, true);
+    outcomes.sort_by_key(|o| format!("{o:?}"));
+    assert_eq!(outcomes, [PeerOutcome::Ignored, PeerOutcome::Removed]);
+    assert_eq!(b.connections(), 1, "the one that was used");
+    b.check_counts();
+}
+
+#[test]
+fn an_entry_of_a_peer_ends_by_itself_a_little_later_than_there() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    b.pass_time(900 * Tick::PER_SECOND);
+    assert_eq!(b.connections(), 1);
+    b.pass_time(13 * Tick::PER_SECOND);
+    assert_eq!(b.connections(), 0);
+    b.check_counts();
+}
+
+#[test]
+fn whoever_saw_a_connection_last_is_right() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    // The client's packets go to B for a while; A's word is older.
+    b.pass_time(100);
+    b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    let told = a.told();
+    let old: Vec<_> = told.iter().map(|e| e.clone().with_remaining(5)).collect();
+    assert_eq!(b.take(&old, false), [PeerOutcome::Ignored]);
+    // Then they go to A again.
+    assert_eq!(b.take(&told, false), [PeerOutcome::Refreshed]);
+    assert!(b.told().is_empty(), "it is A's again");
+    b.check_counts();
+}
+
+#[test]
+fn a_client_of_a_persistent_service_finds_its_server_again() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let server = open(&mut a, client(1));
+    a.tell(&mut b);
+    for n in 10..20 {
+        assert_eq!(b.to(&tcp(client(n), tcp_flags::SYN)), server);
+    }
+    b.check_counts();
+}
+
+#[test]
+fn a_template_that_nobody_used_here_is_not_told_back_and_goes_with_its_director() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    open(&mut a, client(1));
+    let told = a.told();
+    assert_eq!(told.len(), 2, "template and connection");
+    b.take(&told, false);
+    assert!(b.told().is_empty());
+    let removed: Vec<_> = told.iter().rev().cloned().collect();
+    b.take(&removed, true);
+    b.pass_time(1);
+    assert_eq!(b.connections(), 0);
+    assert!(b.bed.bed.templates().is_empty());
+    let snapshot = b.bed.bed.snapshot();
+    let templates = |d: &std::sync::Arc<polder::table::Dest>| d.shared.persistent();
+    assert_eq!(
+        snapshot
+            .services
+            .dests
+            .iter()
+            .flatten()
+            .map(templates)
+            .sum::<u32>(),
+        0
+    );
+}
+
+#[test]
+fn calls_of_a_one_packet_service_stay_on_their_servers() {
+    let sip = |call: &str| {
+        format!(
+            "INVITE sip:b@example.com SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nCall-ID: {call}\r\nCSeq: 1 INVITE\r\n\r\n"
+        )
+    };
+    let services = || {
+        let servers = (11..=13)
+            .map(|n| dest(&format!("10.0.0.{n}"), 5060))
+            .collect();
+        vec![ServiceDef {
+            one_packet: true,
+            persistence: Some(Persistence {
+                grouping: Grouping::Mask4(0),
+                engine: Some(Engine::Sip),
+                ..persistence(60)
+            }),
+            ..service(proto::UDP, "198.51.100.1:5060", servers)
+        }]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let invite = |n: u32| {
+        let text = sip(&format!("call-{n}@example.com"));
+        from_client().udp(client(1), at("198.51.100.1:5060"), text.as_bytes())
+    };
+    let servers: Vec<_> = (0..100).map(|n| a.to(&invite(n))).collect();
+    a.tell(&mut b);
+    for (n, server) in (0..100).zip(servers) {
+        assert_eq!(b.to(&invite(n)), server, "call {n}");
+    }
+    b.check_counts();
+}
+
+fn offh_service() -> Vec<ServiceDef> {
+    let key = SessionKey {
+        field: Field::new(1, 8, Unit::Bytes).expect("there is one"),
+        when: None,
+    };
+    vec![ServiceDef {
+        scheduler: "offh".into(),
+        payload_key: Some(PayloadKey::Field(key)),
+        ..service(
+            proto::UDP,
+            "198.51.100.1:1194",
+            (11..=13)
+                .map(|n| dest(&format!("10.0.0.{n}"), 1194))
+                .collect(),
+        )
+    }]
+}
+
+#[test]
+fn a_payload_session_keeps_its_server_and_leaves_its_old_ports_behind() {
+    let (mut a, mut b) = (Node::new(offh_service()), Node::new(offh_service()));
+    let packet = |from: SocketAddr, session: u64| {
+        let mut payload = vec![0x38];
+        payload.extend(session.to_be_bytes());
+        from_client().udp(from, at("198.51.100.1:1194"), &payload)
+    };
+    let servers: Vec<_> = (0..50u16)
+        .map(|n| a.to(&packet(client(n), 1000 + u64::from(n))))
+        .collect();
+    a.tell(&mut b);
+    assert_eq!(b.connections(), 50);
+    for (n, server) in (0..50u16).zip(&servers) {
+        let moved = client(500 + n);
+        assert_eq!(
+            b.to(&packet(moved, 1000 + u64::from(n))),
+            *server,
+            "session {n}"
+        );
+    }
+    assert_eq!(b.connections(), 50, "each session has one connection");
+    b.check_counts();
+    // A session that moved at A before it is told again moves at B, too.
+    let (mut c, mut d) = (Node::new(offh_service()), Node::new(offh_service()));
+    c.to(&packet(client(1), 77));
+    c.tell(&mut d);
+    c.to(&packet(client(2), 77));
+    c.tell(&mut d);
+    let rows = d.bed.bed.connections();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].client.1, client(2).port());
+}
+
+#[test]
+fn a_connection_of_an_unknown_server_is_served_by_its_address_until_the_server_is_known() {
+    let mut a = Node::new(tcp_service());
+    let servers: Vec<_> = (0..3).map(|n| open(&mut a, client(n))).collect();
+    let without: Vec<_> = three().into_iter().take(1).collect();
+    let mut b = Node::new(vec![service(proto::TCP, VIP, without)]);
+    a.tell(&mut b);
+    for (n, server) in (0..3).zip(&servers) {
+        assert_eq!(b.to(&tcp(client(n), tcp_flags::ACK)), *server);
+        let reply = from_server(&server.ip().to_string());
+        let out = b
+            .bed
+            .server(&reply.tcp(*server, client(n), tcp_flags::ACK, 1, b"x"));
+        assert_eq!(ends(&out[0].1).0, at(VIP));
+    }
+    b.check_counts();
+    b.bed.bed.apply(&setup(tcp_service())).expect("built");
+    for (n, server) in (0..3).zip(&servers) {
+        assert_eq!(b.to(&tcp(client(n), tcp_flags::ACK)), *server);
+    }
+    let unbound = b
+        .bed
+        .bed
+        .connections()
+        .iter()
+        .filter(|c| c.dest_id.is_none())
+        .count();
+    assert_eq!(unbound, 0, "all have their servers now");
+    b.check_counts();
+}
+
+#[test]
+fn late_binding_takes_the_servers_forwarding_method() {
+    let mut a = Node::new(tcp_service());
+    open(&mut a, client(1));
+    let mut b = Node::new(vec![service(proto::TCP, VIP, Vec::new())]);
+    a.tell(&mut b);
+    let direct = three().into_iter().map(|d| DestDef {
+        method: Method::Direct,
+        ..d
+    });
+    let services = vec![service(proto::TCP, VIP, direct.collect())];
+    b.bed.bed.apply(&setup(services)).expect("built");
+    let out = b.bed.client(&tcp(client(1), tcp_flags::ACK));
+    assert_eq!(ends(&out[0].1).1, at(VIP), "the address stays");
+    b.check_counts();
+}
+
+#[test]
+fn a_full_table_refuses_and_counts_nothing() {
+    let setup = setup(tcp_service());
+    let (mut a, mut b) = (Node::with(&setup, 1), Node::with(&setup, 1));
+    while b.connections() < SIZES.connections {
+        let n = u16::try_from(b.connections()).expect("a small table");
+        open(&mut b, SocketAddr::new(ip("203.0.113.77"), 1000 + n));
+    }
+    open(&mut a, client(1));
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Refused]);
+    b.check_counts();
+}
