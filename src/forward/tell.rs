@@ -48,6 +48,8 @@ pub struct Tell {
     /// The version of the messages: it decides on what is told, too.
     pub version: Version,
     workers: Box<[WorkerTell]>,
+    /// What the management core itself offers.
+    management: WorkerTell,
     templates: Box<[TemplateTold]>,
 }
 
@@ -84,7 +86,31 @@ impl Tell {
             policy,
             version,
             workers: (0..workers).map(worker).collect(),
+            management: WorkerTell {
+                ring: ArrayQueue::new(RING),
+                lost: AtomicU64::new(0),
+                v4: Box::default(),
+                v6: Box::default(),
+            },
             templates: zeroes(templates),
+        }
+    }
+
+    /// All parts: the workers', and the management core's.
+    pub fn parts(&self) -> impl Iterator<Item = &WorkerTell> {
+        self.workers.iter().chain([&self.management])
+    }
+
+    /// Offers a template whose timer fired while it controlled connections and was set again (specification §9.7 (b)).
+    /// For the management core.
+    pub fn rearmed(&self, at: TemplateRef, templates: &Templates, now: Tick) {
+        let Some(template) = self.template(at, templates) else {
+            return;
+        };
+        let (policy, version) = (&self.policy, self.version);
+        let tell = master::offer(policy, version, Event::Rearmed, None, Some(&template), now);
+        if let Some(told) = tell.template {
+            self.tell_template(&self.management, at, told);
         }
     }
 
@@ -110,6 +136,13 @@ impl Tell {
         templates: &Templates,
         now: Tick,
     ) {
+        let in_pkts = conn.in_pkts;
+        if conn.template == NONE
+            && !master::may_tell(&self.policy, conn.proto(), conn.state, in_pkts)
+        {
+            // The word beside the entry, which is in no cache, is not looked at.
+            return;
+        }
         let Some(own) = self.worker(worker) else {
             return;
         };
@@ -122,7 +155,6 @@ impl Tell {
             timeout: conn.timeout(),
             told: Told::from_bits(word.load(Ordering::Relaxed)),
         };
-        let in_pkts = conn.in_pkts;
         let event = Event::Packet { in_pkts };
         let at = (conn.template != NONE).then(|| templates.get(conn.template));
         let template = at.and_then(|at| self.template(at, templates));

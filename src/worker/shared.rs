@@ -15,7 +15,7 @@ use crate::forward::tell::Tell;
 use crate::forward::{PeerConn, PeerOutcome, PortId, Service, Snapshot};
 use crate::net::{Af, Tick, V4, V6};
 use crate::sync::entry::EntryId;
-use crate::table::{Conn, Counter, DestId, ServiceId, Templates, WorkerCounters};
+use crate::table::{Conn, Counter, DestId, Ended, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -281,10 +281,16 @@ impl Plane {
     /// Ends the templates whose time is over. The management core's part, and nobody else's.
     pub fn sweep_templates(&self, now: Tick) {
         let snapshot = self.snapshot.load();
-        self.templates.sweep(now, |ended| {
+        let tell = self.sync.tell.load();
+        let ended = |ended: Ended<'_>| {
             // A server that templates refer to keeps its slot.
             if let Some(dest) = snapshot.dest(ended.dest) {
                 dest.shared.unbind_template();
+            }
+        };
+        self.templates.sweep_and_tell(now, ended, |at| {
+            if let Some(tell) = &*tell {
+                tell.rearmed(at, &self.templates, now);
             }
         });
     }
