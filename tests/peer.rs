@@ -498,6 +498,7 @@ fn a_full_table_refuses_and_counts_nothing() {
 /// What a master of the `ipvs` format would tell now.
 fn offers(tell: &Tell) -> Vec<Offer> {
     tell.parts()
+        .iter()
         .flat_map(|part| std::iter::from_fn(|| part.ring.pop()))
         .collect()
 }

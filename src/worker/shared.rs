@@ -278,19 +278,20 @@ impl Plane {
         }
     }
 
-    /// Ends the templates whose time is over. The management core's part, and nobody else's.
+    /// Ends the templates whose time is over. The management core's part, and nobody else's. Peers are told of those that
+    /// are kept for their connections' sake.
     pub fn sweep_templates(&self, now: Tick) {
         let snapshot = self.snapshot.load();
-        let tell = self.sync.tell.load();
         let ended = |ended: Ended<'_>| {
             // A server that templates refer to keeps its slot.
             if let Some(dest) = snapshot.dest(ended.dest) {
                 dest.shared.unbind_template();
             }
         };
-        self.templates.sweep_and_tell(now, ended, |at| {
+        let tell = self.sync.tell.load();
+        self.templates.sweep_telling(now, ended, |kept| {
             if let Some(tell) = &*tell {
-                tell.rearmed(at, &self.templates, now);
+                tell.kept(kept, &self.templates, now);
             }
         });
     }

@@ -11,7 +11,7 @@ use super::Traffic;
 use super::socket::{self, Link, Use};
 use super::tables::{Finds, Tables, TemplateTerms, Terms};
 use crate::forward::defs::address_of;
-use crate::forward::tell::{Offer, RING, Tell, WorkerTell};
+use crate::forward::tell::{Offer, RING, Tell};
 use crate::forward::{PeerRule, ServiceKind, Side, Snapshot};
 use crate::net::{Af, Family, FlowKey, Tick, V4, V6};
 use crate::sync::backup::{self, Entry, Install, accept};
@@ -169,8 +169,9 @@ impl Ipvs {
     #[must_use]
     pub fn discarded(&self) -> u64 {
         let Some(master) = &self.master else { return 0 };
-        let lost = |w: &WorkerTell| w.lost.load(std::sync::atomic::Ordering::Relaxed);
-        let lost: u64 = master.tell.parts().map(lost).sum();
+        let parts = master.tell.parts().iter();
+        let lost = parts.map(|p| p.lost.load(std::sync::atomic::Ordering::Relaxed));
+        let lost: u64 = lost.sum();
         let counts = master.channels.iter().map(|c| c.outbox.counts());
         lost + counts.map(|c| c.discarded_records + c.unfit).sum::<u64>()
     }

@@ -62,15 +62,15 @@ impl<W: Word> Table<W> {
     /// connections (specification §2.7), tells `ended` of every template that has ended in any way
     /// since the last sweep, and makes their places free. Does nothing during another sweep.
     pub fn sweep(&self, now: Tick, ended: impl FnMut(Ended<'_>)) {
-        self.sweep_and_tell(now, ended, |_| ());
+        self.sweep_telling(now, ended, |_| {});
     }
 
-    /// As [`Self::sweep`], and tells `rearmed` of every template whose timer it set again.
-    pub fn sweep_and_tell(
+    /// The same, and tells `kept` of every template whose timer was restarted.
+    pub fn sweep_telling(
         &self,
         now: Tick,
         mut ended: impl FnMut(Ended<'_>),
-        mut rearmed: impl FnMut(TemplateRef),
+        mut kept: impl FnMut(TemplateRef),
     ) {
         let mut data = match self.sweeping.try_lock() {
             Ok(data) => data,
@@ -92,7 +92,7 @@ impl<W: Word> Table<W> {
                 continue;
             }
             if let Some(deadline) =
-                self.sweep_one(index, word, now, &mut data, (&mut ended, &mut rearmed))
+                self.sweep_one(index, word, now, &mut data, (&mut ended, &mut kept))
             {
                 let later = earliest.is_some_and(|earliest| deadline.reached(earliest));
                 earliest = if later { earliest } else { Some(deadline) };
@@ -152,7 +152,7 @@ impl<W: Word> Table<W> {
         word: u64,
         now: Tick,
         data: &mut Vec<u8>,
-        (ended, rearmed): (&mut impl FnMut(Ended<'_>), &mut impl FnMut(TemplateRef)),
+        (ended, kept): (&mut impl FnMut(Ended<'_>), &mut impl FnMut(TemplateRef)),
     ) -> Option<Tick> {
         let mut control = Control::unpack(word);
         while control.state == State::Live {
@@ -160,7 +160,7 @@ impl<W: Word> Table<W> {
                 Some(fired) if fired == control => return Some(control.deadline),
                 Some(fired) => {
                     if self.control(index).swap_if(control.pack(), fired.pack()) {
-                        rearmed(self.get(index));
+                        kept(self.get(index));
                     }
                 }
                 None => {
