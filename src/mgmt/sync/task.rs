@@ -419,7 +419,7 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State 
 }
 
 /// Writes the file of readiness, if there is one, in one step.
-fn tell_ready(settings: &Settings, ready: bool) {
+pub(in super::super) fn tell_ready(settings: &Settings, ready: bool) {
     let Some(path) = &settings.ready_file else {
         return;
     };
