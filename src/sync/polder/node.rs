@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use status::{Direction, Peer, State, Status, Traffic};
 
 use super::keys::Keys;
-use super::receiver::{Apply, Bequest, Outgoing, Receiver, Welcomed};
+use super::receiver::{Apply, Bequest, Outgoing, Receiver, Welcomed, What};
 use super::seal::{self, Sealer};
 use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
@@ -366,9 +366,12 @@ impl Node {
                     self.greet(now, boot, from);
                     return Err(Rejected::Untrusted);
                 };
-                receiver.heard = now;
-                receiver.addr = from;
-                receiver.bequest = Bequest::Alive;
+                // What came late or is of no use proves nothing of where and whether the sender is now.
+                if receiver.is_news(stream.seq) {
+                    receiver.heard = now;
+                    receiver.addr = from;
+                    receiver.bequest = Bequest::Alive;
+                }
                 receiver.stream(now, stream.seq, body, &mut self.rejections);
             }
             Message::Lost(lost) => {
@@ -419,8 +422,7 @@ impl Node {
     ) -> Result<(), Rejected> {
         let sender = self.follower(now, (boot, from), report.boot)?;
         let entries = sender.count_at(Tick(report.tick));
-        sender.listeners.report(now, boot, report, entries);
-        Ok(())
+        sender.listeners.report(now, boot, report, entries)
     }
 
     /// Asks somebody who is not trusted yet who it is.
@@ -518,6 +520,9 @@ impl Node {
             return Ok(());
         }
         self.make_room(now)?;
+        if let Some(known) = self.boots.get(boot) {
+            known.begin_anew();
+        }
         let who = Welcomed {
             boot,
             name: welcome.name.to_owned(),
@@ -679,10 +684,20 @@ impl Node {
         for _ in 0..self.receivers.len() {
             self.turn = (self.turn + 1) % self.receivers.len();
             if let Some(apply) = self.receivers[self.turn].next_apply(now) {
+                self.offer_others(&apply);
                 return Some(apply);
             }
         }
         None
+    }
+
+    /// What one sender has no more may be another's by now, who told of it when the tables still had it from the first.
+    fn offer_others(&mut self, apply: &Apply) {
+        if let What::Remove(entry) = &apply.what {
+            for other in self.receivers.iter_mut().filter(|r| r.boot != apply.peer) {
+                other.offer(entry);
+            }
+        }
     }
 
     /// How it went with an entry of [`Node::next_apply`]: `false` if the tables did not take it.

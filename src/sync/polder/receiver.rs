@@ -7,26 +7,30 @@
 //! Whoever skips a datagram is dirty, asks for digests of the buckets, and has those repaired that differ.
 
 mod apply;
+mod clock;
 mod order;
 
 use std::net::SocketAddr;
 
 use apply::Queues;
 pub use apply::{Apply, What};
+use clock::Clock;
 use order::Order;
 
 use super::mirror::{BucketSet, Digest, Mirror, flag, worth};
-use super::sender::{same, shifted};
+use super::sender::{same, shift_max};
 use super::wire::{self, Joiner, Kind, Message, Record, Report, Want, Wanted};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
-use crate::sync::entry::{Entry, EntryId};
+use crate::sync::entry::{Entry, EntryId, TemplateEntry};
 
 /// Ticks without progress after which a repair is asked for again.
 const REPAIR_AGAIN: u32 = Tick::PER_SECOND;
 /// Ticks after which a vector is asked for again; it doubles each time up to the second figure.
 const VECTOR_AGAIN: u32 = Tick::PER_SECOND / 2;
-const VECTOR_AGAIN_MAX: u32 = 30 * Tick::PER_SECOND;
+const VECTOR_AGAIN_MAX: u32 = 4 * Tick::PER_SECOND;
+/// The same while there is no room for all entries, so that repairs can't help.
+const VECTOR_AGAIN_FULL: u32 = 30 * Tick::PER_SECOND;
 /// Ticks between two questions at least.
 const ASK_EVERY: u32 = Tick::PER_SECOND / 10;
 /// Ticks between two reports.
@@ -51,6 +55,15 @@ struct Compared {
     at: Tick,
 }
 
+/// A moment at which both mirrors were the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// When the mark came.
+    pub at: Tick,
+    /// When it was made, in the sender's time.
+    pub tick: Tick,
+}
+
 /// What is to be repaired, and what was asked.
 #[derive(Debug)]
 struct Wants {
@@ -64,6 +77,11 @@ struct Wants {
     vector_at: Tick,
     vector_again: u32,
     asked: Option<Tick>,
+}
+
+/// Whether `a` is after `b`.
+fn is_later(a: Tick, b: Tick) -> bool {
+    a.since(b) > 0
 }
 
 /// What becomes of the entries of a sender in our tables.
@@ -103,6 +121,7 @@ pub struct Receiver {
     pub bequest: Bequest,
     key: HashKey,
     order: Order,
+    clock: Clock,
     joiner: Joiner,
     mirror: Mirror,
     wants: Wants,
@@ -110,7 +129,7 @@ pub struct Receiver {
     repairing: Option<u8>,
     dirty: bool,
     marked: Option<Compared>,
-    agreed: Option<Tick>,
+    agreed: Option<Agreed>,
     synced: Option<Tick>,
     reported: Tick,
     swept: Tick,
@@ -120,7 +139,9 @@ pub struct Receiver {
     refused: usize,
     /// Templates came since the last mark.
     new_templates: bool,
+    late_templates: bool,
     unlinked: usize,
+    linked: Tick,
     overflow: u64,
 }
 
@@ -151,6 +172,7 @@ impl Receiver {
             bequest: Bequest::Alive,
             key: who.key,
             order: Order::new(who.next_seq),
+            clock: Clock::default(),
             joiner: Joiner::default(),
             mirror: Mirror::new(entries_max),
             wants: Wants {
@@ -173,7 +195,9 @@ impl Receiver {
             installed: 0,
             refused: 0,
             new_templates: false,
+            late_templates: false,
             unlinked: 0,
+            linked: now,
             overflow: 0,
         }
     }
@@ -194,7 +218,7 @@ impl Receiver {
     }
 
     /// When both mirrors were last known to be the same.
-    pub fn agreed(&self) -> Option<Tick> {
+    pub fn agreed(&self) -> Option<Agreed> {
         self.agreed
     }
 
@@ -260,6 +284,11 @@ impl Receiver {
         }
     }
 
+    /// Whether this datagram of the stream was not applied yet.
+    pub fn is_news(&self, seq: u64) -> bool {
+        seq >= self.order.expected()
+    }
+
     /// Takes a datagram of the stream. `body` is all of it.
     pub fn stream(&mut self, now: Tick, seq: u64, body: &[u8], rejected: &mut Rejections) {
         while !self.order.is_next(seq) {
@@ -306,6 +335,7 @@ impl Receiver {
             return;
         }
         self.joiner.reset();
+        self.clock.leap();
         self.repairing = None;
         self.dirty = true;
         self.wants.vector = true;
@@ -370,7 +400,8 @@ impl Receiver {
     fn upsert(&mut self, now: Tick, seq: u64, entry: Entry) -> bool {
         let id = wire::id_of(&self.key, &entry);
         let worth = worth(wire::digest_of(&self.key, &entry), seq);
-        let deadline = now.plus(entry.remaining());
+        let age = self.clock.age(now);
+        let deadline = now.plus(entry.remaining().saturating_sub(age));
         let named = match self.repairing {
             Some(bucket) if bucket == wire::bucket_of(id) => flag::NAMED,
             _ => 0,
@@ -389,9 +420,10 @@ impl Receiver {
         let known = was_live
             && installed
             && slot.entry().is_some_and(|e| same(e, &entry))
-            && !shifted(slot.deadline, deadline, entry.timeout());
+            && !is_later(deadline, slot.deadline)
+            && 2 * slot.deadline.since(deadline) <= shift_max(entry.timeout());
         if known {
-            // The time stays as the tables were told it, or many small shifts would never reach them.
+            // Told again in a repair. The time stays as the tables have it, a little late, which is what datagrams take.
             self.mirror.revalue(at, worth);
             self.mirror.slot_mut(at).flags |= named;
             return true;
@@ -436,26 +468,27 @@ impl Receiver {
     }
 
     fn mark(&mut self, now: Tick, tick: u32, theirs: Digest) {
+        self.clock.mark(now, Tick(tick));
         self.marked = Some(Compared {
             tick,
             count: theirs.count,
             at: now,
         });
-        self.pass_is_over();
+        self.link(now);
         if self.mirror.digest() == theirs {
-            self.agree(now);
+            self.agree(now, Tick(tick));
         } else if self.wants.buckets.is_empty() && !self.wants.vector {
             self.dirty = true;
             self.wants.vector = true;
         }
     }
 
-    fn agree(&mut self, now: Tick) {
+    fn agree(&mut self, now: Tick, tick: Tick) {
         if self.dirty {
             self.dirty = false;
             self.synced = Some(now);
         }
-        self.agreed = Some(now);
+        self.agreed = Some(Agreed { at: now, tick });
         self.wants.buckets = BucketSet::default();
         self.wants.is_news = false;
         self.wants.vector = false;
@@ -574,7 +607,11 @@ impl Receiver {
         wants.asked = Some(now);
         if wants.vector {
             wants.vector_at = now.plus(wants.vector_again);
-            wants.vector_again = (2 * wants.vector_again).min(VECTOR_AGAIN_MAX);
+            let most = match self.mirror.has_room() {
+                true => VECTOR_AGAIN_MAX,
+                false => VECTOR_AGAIN_FULL,
+            };
+            wants.vector_again = (2 * wants.vector_again).min(most);
             return Some(Wanted::Vector);
         }
         wants.is_news = false;
@@ -601,8 +638,20 @@ impl Receiver {
         }
     }
 
+    /// Offers an entry again that another sender does not have any more, if this one has it.
+    pub fn offer(&mut self, entry: &Entry) {
+        let id = wire::id_of(&self.key, entry);
+        if let Some(at) = self
+            .mirror
+            .find(id)
+            .filter(|&at| self.mirror.slot(at).is_live())
+        {
+            self.enqueue(at);
+        }
+    }
+
     /// The template with this number, if the sender told of it.
-    fn template(&self, id: EntryId) -> Option<&crate::sync::entry::TemplateEntry> {
+    fn template(&self, id: EntryId) -> Option<&TemplateEntry> {
         match self.mirror.get(id)? {
             Entry::Template(template) => Some(template),
             Entry::Conn(_) => None,

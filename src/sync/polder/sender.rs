@@ -37,9 +37,11 @@ const VECTOR_EVERY: u32 = Tick::PER_SECOND / 5;
 /// Datagrams that wait to be repeated.
 const RESEND_MAX: usize = 2048;
 /// Marks whose counts are remembered.
-const MARKS_MAX: usize = 64;
+const MARKS_MAX: usize = 512;
 /// A shift of an entry's end that is told anyhow, in ticks.
 const SHIFT_MAX: u32 = 10 * Tick::PER_SECOND;
+/// How long before the end that was told a later one is told however little it moved, in ticks.
+const RENEWED_BEFORE: u32 = 3 * Tick::PER_SECOND;
 /// Bytes of a template's data from which on it may not fit into one datagram.
 const LONG_DATA: usize = 256;
 
@@ -219,7 +221,7 @@ impl Sender {
             self.seen += 1;
         }
         let told = slot.entry().is_some_and(|told| same(told, &entry))
-            && !shifted(slot.deadline, deadline, entry.timeout());
+            && !is_news(now, slot.deadline, deadline, entry.timeout());
         if told {
             return;
         }
@@ -291,17 +293,24 @@ impl Sender {
 
     /// Tells of an entry; what it is worth then.
     fn tell(&mut self, now: Tick, entry: &Entry, remaining: u32) -> u64 {
+        self.stamp(now);
         while !self.builder.upsert(entry, remaining) {
             self.close();
         }
-        self.filled_at.get_or_insert(now);
         let digest = wire::digest_of(&self.key, entry);
-        worth(digest, self.seq_of_last(entry))
+        worth(digest, self.seq_of_last(is_long(entry)))
+    }
+
+    /// Sees to a mark of this tick in front of what is told in it, by which listeners know how old it is when it comes.
+    fn stamp(&mut self, now: Tick) {
+        if self.marked_at != now || self.marks.is_empty() {
+            self.put_mark(now);
+        }
     }
 
     /// The datagram that ends with the entry pushed last.
-    fn seq_of_last(&mut self, entry: &Entry) -> u64 {
-        if !is_long(entry) {
+    fn seq_of_last(&mut self, is_long: bool) -> u64 {
+        if !is_long {
             return self.ring.next_seq();
         }
         // It may go on in further datagrams, which have to be made to know their number.
@@ -327,6 +336,11 @@ impl Sender {
     }
 
     fn mark(&mut self, now: Tick) {
+        self.put_mark(now);
+        self.close();
+    }
+
+    fn put_mark(&mut self, now: Tick) {
         let digest = self.mirror.digest();
         self.put(
             now,
@@ -337,7 +351,6 @@ impl Sender {
                 versions: Versions::OURS,
             }),
         );
-        self.close();
         self.marked_at = now;
         if self.marks.len() >= MARKS_MAX {
             self.marks.pop_front();
@@ -432,25 +445,20 @@ impl Sender {
 
     /// Tells again of what is in a slot, unless that is of another bucket by now.
     fn retell(&mut self, now: Tick, at: u32, bucket: u8) {
+        self.stamp(now);
         let slot = self.mirror.slot(at);
         let Some(entry) = slot.entry().filter(|_| wire::bucket_of(slot.id) == bucket) else {
             return;
         };
-        let remaining = slot.deadline.since(now);
         let long = is_long(entry);
         let digest = wire::digest_of(&self.key, entry);
-        while !self.builder.upsert(entry, remaining) {
+        while !self.builder.upsert(entry, slot.deadline.since(now)) {
             if let Some(body) = self.builder.finish(self.ring.next_seq()) {
                 self.ring.push(body);
             }
         }
         self.filled_at.get_or_insert(now);
-        if long {
-            while !self.builder.is_empty() {
-                self.close();
-            }
-        }
-        let seq = self.ring.next_seq() - u64::from(long);
+        let seq = self.seq_of_last(long);
         self.mirror.revalue(at, worth(digest, seq));
         self.told.repaired += 1;
     }
@@ -563,7 +571,18 @@ pub(super) fn same(a: &Entry, b: &Entry) -> bool {
     }
 }
 
-/// Whether an entry's end moved so far that it has to be told.
-pub(super) fn shifted(told: Tick, is: Tick, timeout: u32) -> bool {
-    told.since(is).max(is.since(told)) >= (timeout / 4).clamp(1, SHIFT_MAX)
+/// Whether an entry's end has to be told: it moved far from what was told, or it moved and what was told is near, so that
+/// nobody lets an entry go that is in use.
+fn is_news(now: Tick, told: Tick, is: Tick, timeout: u32) -> bool {
+    apart(told, is) >= shift_max(timeout) || is.since(told) > 0 && told.since(now) < RENEWED_BEFORE
+}
+
+/// How far an entry's end moves until it has to be told, in ticks.
+pub(super) fn shift_max(timeout: u32) -> u32 {
+    (timeout / 4).clamp(1, SHIFT_MAX)
+}
+
+/// How far two moments are apart.
+fn apart(a: Tick, b: Tick) -> u32 {
+    a.since(b).max(b.since(a))
 }

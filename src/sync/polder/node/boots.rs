@@ -30,6 +30,14 @@ pub struct Boot {
     window: Window,
 }
 
+impl Boot {
+    /// Lets nothing in any more that is not newer than everything that came. What was recorded before is
+    /// worth nothing from now on, whether it ever came or not.
+    pub fn begin_anew(&mut self) {
+        self.floor = self.window.newest();
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Boots {

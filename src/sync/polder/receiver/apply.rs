@@ -1,7 +1,7 @@
 //! What the tables are to do, one entry at a time and as fast as they like.
 //!
 //! Order: connections that are gone, templates, connections, templates that are gone. So a connection's template is there
-//! before it, and goes after it. A connection whose template has not come waits for the end of the pass.
+//! before it, and goes after it. A connection whose template has not come waits for it for a while.
 
 use std::collections::VecDeque;
 
@@ -9,6 +9,9 @@ use super::Receiver;
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId, TemplateEntry};
 use crate::sync::polder::mirror::flag;
+
+/// Ticks that connections wait for a template that did not come.
+const WAIT: u32 = Tick::PER_SECOND;
 
 /// Something for the tables to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +43,8 @@ pub(super) struct Queues {
     templates: VecDeque<u32>,
     conns: VecDeque<u32>,
     templates_gone: VecDeque<u32>,
-    /// Connections whose template was not told yet.
-    waiting: VecDeque<u32>,
+    /// Connections whose template was not told yet, and since when.
+    waiting: VecDeque<(u32, Tick)>,
 }
 
 impl Queues {
@@ -139,8 +142,8 @@ impl Receiver {
         let is_unlinked = named.is_some() && link.is_none();
         let what = What::Install(entry.clone().with_remaining(remaining));
         if is_unlinked && !waited {
-            self.mirror.slot_mut(at).flags |= flag::WAITED | flag::QUEUED;
-            self.queues.waiting.push_back(at);
+            self.mirror.slot_mut(at).flags |= flag::QUEUED;
+            self.queues.waiting.push_back((at, now));
             return None;
         }
         self.note_handed(at, is_unlinked);
@@ -192,15 +195,40 @@ impl Receiver {
         }
     }
 
-    /// All templates that the sender has were told by now, but for those that got lost.
-    pub(super) fn pass_is_over(&mut self) {
-        while let Some(at) = self.queues.waiting.pop_front() {
-            // Its place is among the dead if it died meanwhile.
-            self.mirror.slot_mut(at).flags &= !flag::QUEUED;
-            self.enqueue(at);
+    /// Lets connections go on that wait for their templates: if those came, or after a while.
+    pub(super) fn link(&mut self, now: Tick) {
+        let is_time = now.since(self.linked) >= WAIT / 4;
+        let news = std::mem::take(&mut self.new_templates);
+        if !news && !is_time {
+            return;
         }
-        if std::mem::take(&mut self.new_templates) && self.unlinked > 0 {
-            self.link_late();
+        for _ in 0..self.queues.waiting.len() {
+            let Some((at, since)) = self.queues.waiting.pop_front() else {
+                break;
+            };
+            if !self.lacks_template(at) || now.since(since) >= WAIT {
+                self.mirror.slot_mut(at).flags &= !flag::QUEUED;
+                self.mirror.slot_mut(at).flags |= flag::WAITED;
+                self.enqueue(at);
+            } else {
+                self.queues.waiting.push_back((at, since));
+            }
+        }
+        self.late_templates |= news;
+        if is_time {
+            self.linked = now;
+            if std::mem::take(&mut self.late_templates) && self.unlinked > 0 {
+                self.link_late();
+            }
+        }
+    }
+
+    /// Whether it is a live connection that names a template which is not there.
+    fn lacks_template(&self, at: u32) -> bool {
+        let slot = self.mirror.slot(at);
+        match slot.entry().filter(|_| slot.is_live()) {
+            Some(Entry::Conn(conn)) => conn.template.is_some_and(|id| self.template(id).is_none()),
+            _ => false,
         }
     }
 
@@ -208,9 +236,7 @@ impl Receiver {
     fn link_late(&mut self) {
         for at in 0..self.mirror.slots() {
             let slot = self.mirror.slot(at);
-            if let (true, Some(Entry::Conn(conn))) = (slot.is(flag::UNLINKED), slot.entry())
-                && conn.template.is_some_and(|id| self.template(id).is_some())
-            {
+            if slot.is(flag::UNLINKED) && slot.is_live() && !self.lacks_template(at) {
                 self.enqueue(at);
             }
         }

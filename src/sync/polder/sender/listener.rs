@@ -112,11 +112,25 @@ impl Listeners {
     }
 
     /// Notes a report. `entries` is how many we had at the mark that it names, as far as is known.
+    ///
+    /// # Errors
+    /// When a later one came before.
     #[allow(clippy::cast_precision_loss)]
-    pub fn report(&mut self, now: Tick, boot: u64, report: Report, entries: Option<u64>) {
-        let Some(listener) = self.0.iter_mut().find(|l| l.boot == boot) else {
-            return;
-        };
+    pub fn report(
+        &mut self,
+        now: Tick,
+        boot: u64,
+        report: Report,
+        entries: Option<u64>,
+    ) -> Result<(), Rejected> {
+        let listener = self.0.iter_mut().find(|l| l.boot == boot);
+        let listener = listener.ok_or(Rejected::Stray)?;
+        if listener
+            .report
+            .is_some_and(|last| last.applied_seq > report.applied_seq)
+        {
+            return Err(Rejected::Stray);
+        }
         if let Some(entries) = entries {
             let share = report.covered as f64 / entries.max(1) as f64;
             listener.coverage = if entries == 0 { 1.0 } else { share.min(1.0) };
@@ -124,6 +138,7 @@ impl Listeners {
         listener.synced |= !report.dirty;
         listener.reported = now;
         listener.report = Some(report);
+        Ok(())
     }
 
     /// Whether a listener may ask for something now.
