@@ -791,7 +791,7 @@ impl World {
         let known = known.unwrap_or_else(|| {
             let mut sealer = Sealer::new(boot, keys.clone());
             // Far ahead of what the process itself has come to.
-            for _ in 0..50_000 {
+            for _ in 0..10_000 {
                 sealer.seal(Kind::Lost, 1, false, &[], &mut Vec::new());
             }
             self.sealers.push((boot, sealer));

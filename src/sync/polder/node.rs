@@ -243,9 +243,8 @@ impl Node {
     /// The number of a template of this director, for the connections that it controls.
     #[must_use]
     pub fn template_id(&self, template: &TemplateEntry) -> EntryId {
-        let entry = Entry::Template(Box::new(template.clone()));
         match &self.sender {
-            Some(sender) => wire::id_of(sender.key(), &entry),
+            Some(sender) => wire::id_of_template(sender.key(), template),
             None => EntryId(0),
         }
     }
