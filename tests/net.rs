@@ -914,3 +914,98 @@ fn what_can_not_start_says_why_and_leaves_nothing_behind() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("polder-wan0"), "{said}");
 }
+
+/// Echo servers on the addresses given, port 80.
+const ECHO: &str = r#"
+import asyncio, sys
+async def serve(r, w):
+    try:
+        while (line := await r.readline()):
+            w.write(line); await w.drain()
+    except OSError:
+        pass
+    w.close()
+async def main():
+    servers = [await asyncio.start_server(serve, a, 80, backlog=1000) for a in sys.argv[1:]]
+    await asyncio.gather(*(s.serve_forever() for s in servers))
+asyncio.run(main())
+"#;
+
+/// So many connections to an address, a line in each every 100 ms, for so many seconds; how many broke, and the longest
+/// time without an answer in ms.
+const TALK: &str = r#"
+import asyncio, sys, time
+host, n, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+end = time.time() + seconds
+broken, worst = 0, 0.0
+async def one(i):
+    global broken, worst
+    try:
+        r, w = await asyncio.wait_for(asyncio.open_connection(host, 80), 10)
+        while time.time() < end:
+            began = time.time()
+            w.write(b'%d %f\n' % (i, began)); await w.drain()
+            if not await asyncio.wait_for(r.readline(), 25): raise OSError('closed')
+            worst = max(worst, time.time() - began)
+            await asyncio.sleep(0.1)
+        w.close()
+    except (OSError, asyncio.TimeoutError):
+        broken += 1
+async def main():
+    await asyncio.gather(*(one(i) for i in range(n)))
+    print(f'connections {n} broken {broken} worst {int(worst * 1000)}')
+asyncio.run(main())
+"#;
+
+#[test]
+fn another_process_takes_over_and_no_connection_breaks() {
+    let test = "another_process_takes_over_and_no_connection_breaks";
+    let Some(_host) = host(test, &["python3", "curl"]) else {
+        return;
+    };
+    let mut live = Live::start(Arms::Two, 2, &web(Arms::Two));
+    let echo = ok(live.lab.write("echo.py", ECHO));
+    let mut command = live.servers.command("python3");
+    command
+        .arg(&echo)
+        .args(SERVERS.map(|n| server4(n, Arms::Two)));
+    let log = |live: &Live, name: &str| live.lab.dir().join(name);
+    let mut servers = ok(Process::start("echo", command, &log(&live, "echo.log")));
+    std::thread::sleep(Duration::from_secs(1));
+    let talk = ok(live.lab.write("talk.py", TALK));
+    let mut command = live.client.command("python3");
+    command.arg(&talk).args([VIP, "300", "12"]);
+    let said = log(&live, "talk.log");
+    let mut client = ok(Process::start("talk", command, &said));
+    wait_for("300 connections", Duration::from_secs(10), || {
+        let listed = live.get("/v1/connections?limit=1000");
+        let rows = listed["connections"].as_array().map_or(0, Vec::len);
+        rows >= 300
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    let mut command = live.director.command(env!("CARGO_BIN_EXE_polder"));
+    let file = live.lab.dir().join("polder.yaml");
+    command.arg("run").arg("--take-over").arg("-c").arg(file);
+    let after = ok(Process::start("polder", command, &log(&live, "after.log")));
+    let before = std::mem::replace(&mut live.appliance, after);
+    let took = std::fs::read_to_string;
+    wait_for("the take-over", Duration::from_secs(30), || {
+        let text = took(log(&live, "after.log")).unwrap_or_default();
+        assert!(live.appliance.is_running(), "{text}\n{}", live.log());
+        text.contains("polder is running")
+    });
+    drop(before);
+    wait_for("the client", Duration::from_secs(40), || {
+        !client.is_running()
+    });
+    let said = took(said).unwrap_or_default();
+    let text = took(log(&live, "after.log")).unwrap_or_default();
+    eprintln!("{said}{text}");
+    assert!(said.contains("connections 300 broken 0 "), "{said}\n{text}");
+    assert!(
+        text.contains("took over 300 connections") || text.contains("polder took over"),
+        "{text}"
+    );
+    ok(servers.stop());
+    live.finish();
+}

@@ -67,7 +67,7 @@ impl Node {
     /// What peers are told of.
     fn told(&mut self) -> Vec<Entry> {
         let mut found = Found::default();
-        self.tables.begin_pass();
+        self.tables.begin_pass(false);
         while !self.tables.step(self.bed.now, &mut found) {
             self.bed.bed.advance(self.bed.now);
         }

@@ -91,11 +91,17 @@ fn follow(
     }
 }
 
+/// Whether a process runs; one that nobody has asked for its exit status yet does not.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or("").trim_start();
+    !state.is_empty() && !state.starts_with(['Z', 'X'])
+}
+
 /// Waits until the process has ended and its control socket is free.
 fn wait_for_end(pid: u32, socket: &Path) -> Result<(), String> {
     let began = Instant::now();
-    let process = format!("/proc/{pid}");
-    while Path::new(&process).exists() || socket.exists() {
+    while runs(pid) || socket.exists() {
         if began.elapsed() > END {
             return Err(format!(
                 "the polder that ran (pid {pid}) has handed everything over but does not end; stop it and start this one"

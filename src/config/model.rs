@@ -322,7 +322,7 @@ pub struct Service {
     /// What becomes of connections and sessions whose server is down, removed or in maintenance; default reschedule, but drop for established TCP and SCTP connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_server_down: Option<OnServerDown>,
-    /// Connections that may be made in a second, shared evenly by the workers; flows beyond go to a server by the hash of their client's address and port and are not remembered, those for a `masq` server and of a service with `persistence` or `payload_key` are dropped; default 0 (no limit), 0 to 4294967295.
+    /// Connections that may be made in a second, shared evenly by the workers; flows beyond go to a server by the hash of their client's address and port and are not remembered, those for a `masq` server, of SCTP and of a service with `persistence` or `payload_key` are dropped; default 0 (no limit), 0 to 4294967295.
     #[serde(default)]
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub new_connections_per_second: u32,

@@ -340,10 +340,10 @@ fn list<F: Side>(director: &mut Director, page: &mut ConnPage, now: Tick) {
 
 /// Fills a page of the connections that peers are told of.
 fn fill(director: &mut Director, page: &mut SyncPage) {
-    let (at, all) = (page.cursor, page.everything);
+    let (at, which) = (page.cursor, (page.everything, page.peers));
     let next = match &mut page.rows {
-        SyncRows::V4(rows) => fill_rows(director.connections(), at, all, rows),
-        SyncRows::V6(rows) => fill_rows(director.connections(), at, all, rows),
+        SyncRows::V4(rows) => fill_rows(director.connections(), at, which, rows),
+        SyncRows::V6(rows) => fill_rows(director.connections(), at, which, rows),
     };
     page.done = next.is_none();
     page.cursor = next.unwrap_or(0);
@@ -352,12 +352,12 @@ fn fill(director: &mut Director, page: &mut SyncPage) {
 fn fill_rows<F: Side>(
     table: &ConnTable<F>,
     cursor: u32,
-    everything: bool,
+    (everything, peers): (bool, bool),
     rows: &mut Vec<Conn<F>>,
 ) -> Option<u32> {
     let room = u32::try_from(rows.capacity() - rows.len()).unwrap_or(u32::MAX);
     table.dump(cursor, room, |_, conn| {
-        if (everything || lasts(conn.proto(), conn.state)) && !is_peers(conn) {
+        if (everything || lasts(conn.proto(), conn.state)) && (peers || !is_peers(conn)) {
             rows.push(*conn);
         }
     })

@@ -88,6 +88,8 @@ pub struct SyncPage {
     pub cursor: u32,
     /// Half-open connections are wanted, too.
     pub everything: bool,
+    /// Those that are only here because a peer told of them are wanted, too.
+    pub peers: bool,
     /// Set by the worker when there is nothing behind this page.
     pub done: bool,
 }

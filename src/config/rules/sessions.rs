@@ -243,6 +243,11 @@ impl Rules<'_, '_, '_> {
             return;
         }
         let remembers = service.persistence.is_some() || service.payload_key.is_some();
+        if service.on_server_down.is_some() && !remembers {
+            let message = "`one_packet` without `persistence` or a `payload_key` remembers no server that could be \
+                           down: every datagram goes to one that serves; remove it";
+            self.warning(service.node, "on_server_down", message);
+        }
         if COUNTING.contains(&service.scheduler.as_str()) && !remembers {
             let message = format!(
                 "`{}` counts connections, of which `one_packet` leaves none, so one server gets nearly everything; \

@@ -58,6 +58,18 @@ fn one_packet_scheduling_is_for_udp() {
             &[],
         ),
         row(
+            "with a policy for servers that are remembered",
+            udp("one_packet: true, scheduler: rr, persistence: {}, on_server_down: keep"),
+            &[],
+        ),
+        row(
+            "with one for servers that are not",
+            udp("one_packet: true, scheduler: rr, on_server_down: keep"),
+            &[
+                "3:103: warning: services[0].on_server_down: `one_packet` without `persistence` or a `payload_key`",
+            ],
+        ),
+        row(
             "on TCP",
             tcp("one_packet: true, scheduler: rr"),
             &[

@@ -29,6 +29,8 @@ pub enum PeerRule {
     Latest,
     /// It was this director's own, in a process before this one.
     Inherited,
+    /// The peer that told of it is gone: the entry that is there is this director's own from now on. None is made.
+    Orphaned,
     /// The peer's connection has ended: the entry goes, unless this director has used it.
     Ended,
 }
@@ -125,6 +127,7 @@ impl Director {
             }) => index,
             Some(_) => return PeerOutcome::Refused,
             None if peer.rule == PeerRule::Ended => return PeerOutcome::Removed,
+            None if peer.rule == PeerRule::Orphaned => return PeerOutcome::Ignored,
             None => return self.create(cx, peer, sink),
         };
         let conn = F::table(self).get(index);
@@ -139,6 +142,12 @@ impl Director {
             PeerRule::Ipvs if !same && peer.flags & flag::INACTIVE != 0 => PeerOutcome::Ignored,
             PeerRule::Latest | PeerRule::Inherited if mine && !newer => PeerOutcome::Ignored,
             PeerRule::Ended => PeerOutcome::Ignored,
+            PeerRule::Orphaned => {
+                let conn = F::table(self).get_mut(index);
+                // As if it had been used here; the flag stays, by which it is worth more than a lone packet's.
+                conn.in_pkts = conn.in_pkts.max(1);
+                PeerOutcome::Refreshed
+            }
             PeerRule::Ipvs | PeerRule::Latest | PeerRule::Inherited if same => {
                 self.refresh(cx, index, peer);
                 if peer.session != 0 {

@@ -163,11 +163,12 @@ impl Polder {
 
     /// A part of the walk over our own entries.
     fn walk(&mut self, now: Tick) {
-        if self.tells && !self.tables.passing() && now.reached(self.next_pass) {
+        let due = now.reached(self.next_pass) || self.node.wants_pass();
+        if self.tells && !self.tables.passing() && due {
             self.next_pass = now.plus(self.interval);
             self.tables.tidy();
-            self.tables.begin_pass();
-            self.node.pass_begin(now);
+            let adopts = self.node.pass_begin(now);
+            self.tables.begin_pass(adopts);
         }
         let mut told = Told {
             node: &mut self.node,
@@ -272,5 +273,9 @@ impl Finds for Told<'_> {
 
     fn number(&self, template: &TemplateEntry) -> EntryId {
         self.node.template_id(template)
+    }
+
+    fn is_told(&self, entry: &Entry) -> bool {
+        self.node.is_told(self.now, entry)
     }
 }

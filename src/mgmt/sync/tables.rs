@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::forward::director::{dest_of, owner, session_hash};
+use crate::forward::director::{dest_of, is_peers, owner, session_hash};
 use crate::forward::{PeerConn, PeerOutcome, PeerRule, ServiceKind, Services, Side, Snapshot};
 use crate::net::{Af, Family, HashKey, Tick, V4, V6};
 use crate::persist::PayloadKey;
@@ -62,6 +62,8 @@ pub struct Tables {
     names: Names,
     /// Half-open connections are walked, too.
     everything: bool,
+    /// Connections whose peer is gone, to be made our own.
+    orphans: Vec<AnyEnds>,
 }
 
 /// What is underway to and from one worker.
@@ -77,6 +79,8 @@ struct Link {
 struct Pass {
     /// Where to go on with templates.
     templates: Option<u32>,
+    /// Entries of peers that are gone become our own.
+    adopts: bool,
     walks: Vec<Walk>,
 }
 
@@ -124,6 +128,10 @@ pub trait Finds {
     fn entry(&mut self, entry: Entry);
     /// The number of a template.
     fn number(&self, template: &TemplateEntry) -> EntryId;
+    /// Whether a peer that is alive tells of an entry.
+    fn is_told(&self, _entry: &Entry) -> bool {
+        false
+    }
 }
 
 impl Tables {
@@ -141,6 +149,7 @@ impl Tables {
             peers: HashMap::new(),
             names: Names::default(),
             everything: false,
+            orphans: Vec::new(),
         }
     }
 
@@ -151,8 +160,9 @@ impl Tables {
         self
     }
 
-    /// Begins a walk, instead of one that is underway.
-    pub fn begin_pass(&mut self) {
+    /// Begins a walk, instead of one that is underway. With `adopts` what peers told of that are gone, and nobody else,
+    /// becomes our own in it.
+    pub fn begin_pass(&mut self, adopts: bool) {
         let walk = Walk {
             af: Some(Af::V4),
             cursor: 0,
@@ -168,6 +178,7 @@ impl Tables {
         });
         self.pass = Some(Pass {
             templates: Some(0),
+            adopts,
             walks: walks.collect(),
         });
     }
@@ -185,13 +196,13 @@ impl Tables {
             return false;
         };
         if let Some(at) = pass.templates {
-            pass.templates = self.walk_templates(at, now, finds);
+            pass.templates = self.walk_templates(at, pass.adopts, now, finds);
             // Connections come after the templates that they name.
             self.pass = Some(pass);
             return false;
         }
         self.collect(Some(&mut pass), now, finds);
-        let mut done = true;
+        let mut done = self.adopt();
         for (worker, walk) in pass.walks.iter_mut().enumerate() {
             if walk.ended && walk.pages == 0 {
                 walk.af = match walk.af {
@@ -209,7 +220,7 @@ impl Tables {
             };
             done = false;
             while !walk.ended && walk.pages < PAGES_MAX {
-                let page = self.links[worker].page(af, walk.cursor, self.everything);
+                let page = self.links[worker].page(af, walk.cursor, (self.everything, pass.adopts));
                 if !self.send(worker, page) {
                     break;
                 }
@@ -221,7 +232,13 @@ impl Tables {
         done
     }
 
-    fn walk_templates(&mut self, at: u32, now: Tick, finds: &mut impl Finds) -> Option<u32> {
+    fn walk_templates(
+        &mut self,
+        at: u32,
+        adopts: bool,
+        now: Tick,
+        finds: &mut impl Finds,
+    ) -> Option<u32> {
         let plane = Arc::clone(&self.plane);
         let snapshot = plane.snapshot.load();
         plane.templates.dump(at, TEMPLATE_STEP, now, |row| {
@@ -231,9 +248,14 @@ impl Tables {
             };
             let id = finds.number(&template);
             self.ids.insert(row.at.index, (row.at.version, id));
-            if !theirs {
-                finds.entry(Entry::Template(Box::new(template)));
+            let entry = Entry::Template(Box::new(template));
+            if theirs {
+                if !adopts || finds.is_told(&entry) {
+                    return;
+                }
+                self.peers.remove(&row.at.index);
             }
+            finds.entry(entry);
         })
     }
 
@@ -260,6 +282,7 @@ impl Tables {
                             .extend(done.map(|r| (r.peer, r.id, r.outcome.unwrap_or(refused))));
                     }
                     SyncWork::Page(page) => {
+                        let adopts = pass.as_ref().is_some_and(|p| p.adopts);
                         if let Some(pass) = &mut pass {
                             let walk = &mut pass.walks[worker];
                             walk.pages = walk.pages.saturating_sub(1);
@@ -270,8 +293,8 @@ impl Tables {
                             walk.ended |= page.done && walk.af == Some(af);
                         }
                         match &mut page.rows {
-                            SyncRows::V4(rows) => self.find(rows, now, finds),
-                            SyncRows::V6(rows) => self.find(rows, now, finds),
+                            SyncRows::V4(rows) => self.find(rows, adopts, now, finds),
+                            SyncRows::V6(rows) => self.find(rows, adopts, now, finds),
                         }
                     }
                 }
@@ -280,13 +303,47 @@ impl Tables {
         }
     }
 
-    fn find<F: Side>(&self, rows: &mut Vec<Conn<F>>, now: Tick, finds: &mut impl Finds)
-    where
+    fn find<F: Side>(
+        &mut self,
+        rows: &mut Vec<Conn<F>>,
+        adopts: bool,
+        now: Tick,
+        finds: &mut impl Finds,
+    ) where
         AnyEnds: From<crate::table::Ends<F>>,
     {
         for conn in rows.drain(..) {
-            finds.entry(Entry::Conn(self.conn_entry(&conn, now)));
+            let entry = Entry::Conn(self.conn_entry(&conn, now));
+            if is_peers(&conn) {
+                if !adopts || finds.is_told(&entry) {
+                    continue;
+                }
+                self.orphans.push(conn.ends().into());
+            }
+            finds.entry(entry);
         }
+    }
+
+    /// Makes orphaned connections our own; whether that was all of them.
+    fn adopt(&mut self) -> bool {
+        let terms = Terms {
+            mark: 0,
+            state: 0,
+            flags: 0,
+            remaining: 0,
+            grace: 0,
+            in_pkts: 0,
+            template: None,
+            session: 0,
+            rule: PeerRule::Orphaned,
+        };
+        while let Some(ends) = self.orphans.pop() {
+            if !self.install(0, EntryId(0), &ends, &terms) {
+                self.orphans.push(ends);
+                return false;
+            }
+        }
+        true
     }
 
     fn conn_entry<F: Side>(&self, conn: &Conn<F>, now: Tick) -> ConnEntry
@@ -584,7 +641,7 @@ impl Tables {
 
 impl Link {
     /// A page to be asked for.
-    fn page(&mut self, af: Af, cursor: u32, everything: bool) -> Box<SyncWork> {
+    fn page(&mut self, af: Af, cursor: u32, (everything, peers): (bool, bool)) -> Box<SyncWork> {
         let fits = |work: &Box<SyncWork>| match &**work {
             SyncWork::Page(page) => match page.rows {
                 SyncRows::V4(_) => af == Af::V4,
@@ -595,7 +652,7 @@ impl Link {
         if let Some(i) = self.spare.iter().position(fits) {
             let mut work = self.spare.swap_remove(i);
             if let SyncWork::Page(page) = &mut *work {
-                (page.cursor, page.done) = (cursor, false);
+                (page.cursor, page.peers, page.done) = (cursor, peers, false);
             }
             return work;
         }
@@ -607,6 +664,7 @@ impl Link {
             rows,
             cursor,
             everything,
+            peers,
             done: false,
         }))
     }

@@ -18,9 +18,9 @@ use serde::Serialize;
 pub use status::{Direction, Peer, State, Status, Traffic};
 
 use super::keys::Keys;
-use super::receiver::{Apply, Outgoing, Receiver, Welcomed, What};
+use super::receiver::{Apply, Bequest, Outgoing, Receiver, Welcomed, What};
 use super::seal::{self, Sealer};
-use super::sender::{FORGOTTEN_AFTER, PEERS_MAX, Sender, To};
+use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
@@ -32,6 +32,10 @@ const HELLO_EVERY: u32 = 2 * Tick::PER_SECOND;
 const GREET_EVERY: u32 = Tick::PER_SECOND / 5;
 /// Messages that wait besides those of the stream.
 const CONTROL_MAX: usize = 256;
+/// Ticks of silence after which a director of the same name as one that begins anew is that one's former process.
+const REPLACED_AFTER: u32 = 3 * MARK_EVERY;
+/// Passes at most until those who wait for the entries of the gone need not wait any longer.
+const ADOPTING_MAX: u8 = 10;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -132,6 +136,18 @@ impl Nonces {
     }
 }
 
+/// Entries of senders that are gone: those that the tables still have become this director's own, in a pass that tells of
+/// them too. Else a process that begins anew would not get from us what its former life told us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Orphans {
+    /// There are none, as far as is known.
+    None,
+    /// The next pass is to tell of them.
+    Wanted { passes: u8 },
+    /// This pass does. `deferred` is how many differences had no room before it.
+    Underway { passes: u8, deferred: u64 },
+}
+
 /// A director among others.
 #[derive(Debug)]
 pub struct Node {
@@ -145,6 +161,7 @@ pub struct Node {
     strangers: bool,
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
+    orphans: Orphans,
     /// The receiver that is asked first for something to apply.
     turn: usize,
     control: VecDeque<(To, Kind, Vec<u8>)>,
@@ -183,6 +200,7 @@ impl Node {
             strangers: false,
             sender,
             receivers: Vec::new(),
+            orphans: Orphans::None,
             turn: 0,
             control: VecDeque::new(),
             spare: Vec::new(),
@@ -218,11 +236,32 @@ impl Node {
         &self.rejections
     }
 
-    /// Begins a pass over the tables: every lasting entry of this director follows.
-    pub fn pass_begin(&mut self, _now: Tick) {
-        if let Some(sender) = &mut self.sender {
-            sender.pass_begin();
-        }
+    /// Begins a pass over the tables: every lasting entry of this director follows. `true` when entries that peers told
+    /// of are to follow, too, but for those that [`Node::is_told`]; they are this director's own from now on.
+    pub fn pass_begin(&mut self, _now: Tick) -> bool {
+        let Some(sender) = &mut self.sender else {
+            return false;
+        };
+        sender.pass_begin();
+        let Orphans::Wanted { passes } = self.orphans else {
+            return false;
+        };
+        let deferred = sender.told().deferred;
+        self.orphans = Orphans::Underway { passes, deferred };
+        true
+    }
+
+    /// Whether a pass should begin as soon as possible.
+    #[must_use]
+    pub fn wants_pass(&self) -> bool {
+        self.sender.is_some() && matches!(self.orphans, Orphans::Wanted { passes: 0 })
+    }
+
+    /// Whether a peer that is alive tells of this entry.
+    #[must_use]
+    pub fn is_told(&self, now: Tick, entry: &Entry) -> bool {
+        let mut alive = self.receivers.iter().filter(|r| r.is_alive(now));
+        alive.any(|r| r.bequest == Bequest::Alive && r.has(entry))
     }
 
     /// An entry of the tables, its `remaining` as of `now`.
@@ -237,6 +276,18 @@ impl Node {
     pub fn pass_end(&mut self, now: Tick) {
         if let Some(sender) = &mut self.sender {
             sender.pass_end(now);
+            if let Orphans::Underway { passes, deferred } = self.orphans {
+                let all = sender.told().deferred == deferred;
+                if all || passes >= ADOPTING_MAX {
+                    self.orphans = Orphans::None;
+                    for receiver in &mut self.receivers {
+                        receiver.bequest.settle();
+                    }
+                } else {
+                    let passes = passes + 1;
+                    self.orphans = Orphans::Wanted { passes };
+                }
+            }
         }
     }
 
@@ -307,6 +358,7 @@ impl Node {
                 if receiver.is_news(stream.seq) {
                     receiver.heard = now;
                     receiver.addr = from;
+                    receiver.bequest = Bequest::Alive;
                 }
                 receiver.stream(now, stream.seq, body, &mut self.rejections);
             }
@@ -389,12 +441,16 @@ impl Node {
     ) -> Result<(), Rejected> {
         let known = self.boots.get(boot).ok_or(Rejected::Untrusted)?;
         hello.name.clone_into(&mut known.name);
+        if self.has_to_wait(now, boot, hello.name) {
+            return Ok(());
+        }
         let Some(sender) = &self.sender else {
             return Ok(());
         };
         if hello.versions.min > Versions::OURS.max || hello.versions.max < Versions::OURS.min {
             return Err(Rejected::Version);
         }
+        let known = self.boots.get(boot).ok_or(Rejected::Untrusted)?;
         if !now.reached(known.welcome_at) {
             return Err(Rejected::Rate);
         }
@@ -415,6 +471,27 @@ impl Node {
         let body = wire::encode_welcome(&welcome);
         self.queue(To::Peer(from), Kind::Welcome, body);
         Ok(())
+    }
+
+    /// Whether somebody who greets has to wait, because it would take itself for complete without the entries of those
+    /// who are gone: its former life, perhaps.
+    fn has_to_wait(&mut self, now: Tick, boot: u64, name: &str) -> bool {
+        let Some(sender) = &self.sender else {
+            return false;
+        };
+        if sender.listeners.has(boot) {
+            return false;
+        }
+        let mut waits = false;
+        for r in self.receivers.iter_mut().filter(|r| r.boot != boot) {
+            let is_replaced = r.name == name && now.since(r.heard) >= REPLACED_AFTER;
+            if r.bequest == Bequest::Alive && (is_replaced || !r.is_alive(now)) {
+                r.bequest = Bequest::Waits;
+                self.orphans = Orphans::Wanted { passes: 0 };
+            }
+            waits |= r.bequest == Bequest::Waits;
+        }
+        waits
     }
 
     fn welcome(
@@ -518,6 +595,10 @@ impl Node {
             .map(|r| r.boot)
             .collect();
         if !over.is_empty() {
+            let mut gone = self.receivers.iter().filter(|r| over.contains(&r.boot));
+            if gone.any(|r| r.bequest != Bequest::Settled) {
+                self.orphans = Orphans::Wanted { passes: 0 };
+            }
             self.receivers.retain(|r| !over.contains(&r.boot));
         }
     }
@@ -534,7 +615,12 @@ impl Node {
                 _ => Seen::Covered,
             };
         }
+        let was_ready = self.readiness.is_ready();
         self.readiness.judge(now, seen);
+        if !was_ready && self.readiness.is_ready() {
+            // Tables may have entries of before state sync was started, or was something else.
+            self.orphans = Orphans::Wanted { passes: 0 };
+        }
     }
 
     /// The next datagram to send now. [`Node::sent`] takes its buffer back.

@@ -84,6 +84,26 @@ fn is_later(a: Tick, b: Tick) -> bool {
     a.since(b) > 0
 }
 
+/// What becomes of the entries of a sender in our tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bequest {
+    /// They are the sender's.
+    Alive,
+    /// It is gone, and they are to be ours.
+    Waits,
+    /// They are ours.
+    Settled,
+}
+
+impl Bequest {
+    /// What waits is done.
+    pub fn settle(&mut self) {
+        if *self == Self::Waits {
+            *self = Self::Settled;
+        }
+    }
+}
+
 /// The listening side of one stream.
 #[derive(Debug)]
 pub struct Receiver {
@@ -97,6 +117,8 @@ pub struct Receiver {
     pub heard: Tick,
     /// When it was welcomed.
     pub welcomed: Tick,
+    /// Whose its entries are.
+    pub bequest: Bequest,
     key: HashKey,
     order: Order,
     clock: Clock,
@@ -147,6 +169,7 @@ impl Receiver {
             addr: who.addr,
             heard: now,
             welcomed: now,
+            bequest: Bequest::Alive,
             key: who.key,
             order: Order::new(who.next_seq),
             clock: Clock::default(),
@@ -182,6 +205,11 @@ impl Receiver {
     /// Entries in the mirror.
     pub fn entries(&self) -> usize {
         self.mirror.len()
+    }
+
+    /// Whether the sender tells of this entry, whatever it says.
+    pub fn has(&self, entry: &Entry) -> bool {
+        self.mirror.get(wire::id_of(&self.key, entry)).is_some()
     }
 
     /// The digest of the mirror.

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# State sync in IPVS's format between Polder and a kernel's IPVS, both ways and in both versions.
+#
+#   tests/lab/sync.sh POLDER [PAIR…]     pairs: polder-kernel kernel-polder polder-polder kernel-kernel; the first three
+#
+# POLDER is the program to test. A guest machine is booted under QEMU by the lab, the folder $POLDER_LAB, or ../shared/lab
+# beside the checkout; in it tests/lab/sync_play.py makes a network, and two directors balance real clients and servers:
+# the first of a pair tells the second of its sessions, whose listing must be the same; then the second takes over.
+# KERNELS="RELEASE…" names kernels that the lab has, one after the other; by default it is the one made last.
+# VERSIONS="1 0" names the versions of the messages. KEEP=DIR keeps listings, captures and results.
+# Exit status: 0 all as wanted, 1 not, 77 skipped because something that the host must have is missing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+skip() { echo "SKIPPED: state sync with the kernel: $*"; exit 77; }
+
+lab=${POLDER_LAB:-../shared/lab}/lab
+[ -x "$lab" ] || skip "there is no lab; set POLDER_LAB to its folder"
+command -v python3 >/dev/null || skip "there is no python3 (.ci/deps test)"
+polder=${1:?usage: tests/lab/sync.sh POLDER [PAIR…]}
+[ -x "$polder" ] || { echo "sync.sh: $polder is no program" >&2; exit 2; }
+shift
+pairs=("$@")
+[ ${#pairs[@]} -gt 0 ] || pairs=(polder-kernel kernel-polder polder-polder)
+if [ ! -e "${LAB_CACHE:-$HOME/.cache/polder-lab}/default" ]; then
+  [ "$(id -u)" -eq 0 ] || skip "the lab's guest can't be made without root"
+  echo "the lab's guest is made first; this takes some minutes, once"
+  log=$(mktemp)
+  { "$lab" install && "$lab" build; } >"$log" 2>&1 || { tail -5 "$log"; skip "the lab's guest can't be made; see $log"; }
+  rm -f "$log"
+fi
+
+work=$(mktemp -d)
+export LAB_STATE=$work/state
+guest=polder-sync
+clean_up() {
+  "$lab" down -n "$guest" 2>/dev/null || true
+  if [ -n "${KEEP:-}" ]; then mkdir -p "$KEEP" && cp -r "$work/share/out/." "$KEEP/"; fi
+  rm -rf "$work"
+}
+trap clean_up EXIT
+mkdir -p "$work/share/out"
+cp tests/lab/sync_play.py "$work/share/"
+cp "$polder" "$work/share/polder"
+
+failures=0
+# An emulated machine whose processors a busy host keeps waiting may stand still for a while; its kernel says so. What
+# was seen then says nothing, and the play is given once more in another machine.
+stood_still() { grep -q 'detected stalls' "$LAB_STATE/$guest/console.log" 2>/dev/null; }
+play() { # play RELEASE PAIR VERSION
+  local out="$work/share/out/${1:-default}-$2-v$3" attempt
+  for attempt in 1 2 3; do
+    if [ ! -e "$LAB_STATE/$guest/pid" ]; then
+      "$lab" up -n "$guest" --cpus 3 --mem 2048 --share "$work/share" --wait 120 ${1:+--release "$1"} \
+        --modules ip_vs,ip_vs_rr,ip_vs_wlc,ip_vs_pe_sip,ip_tables,iptable_mangle,ip6_tables,ip6table_mangle,xt_mark,tun,veth,bridge,af_packet ||
+        skip "the guest does not boot"
+    fi
+    "$lab" run -n "$guest" -t 900 "cd $work/share && python3 -u sync_play.py --master ${2%-*} --backup ${2#*-} \
+      --version $3 --polder $work/share/polder --out $out" && return
+    stood_still || break
+    echo "  the emulated machine stood still, as its kernel says; once more"
+    "$lab" down -n "$guest"
+    rm -rf "$LAB_STATE/$guest"
+  done
+  failures=$((failures + 1))
+}
+kernels=(${KERNELS:-})
+[ ${#kernels[@]} -gt 0 ] || kernels=("")
+for kernel in "${kernels[@]}"; do
+  for pair in "${pairs[@]}"; do
+    for version in ${VERSIONS:-1 0}; do play "$kernel" "$pair" "$version"; done
+  done
+  "$lab" down -n "$guest" 2>/dev/null || true
+done
+[ "$failures" -eq 0 ] || { echo "state sync with the kernel: $failures plays failed"; exit 1; }
+echo "state sync with the kernel: all as wanted"
