@@ -2,7 +2,7 @@
 
 use polder::sync::polder::{Direction, Role};
 
-use super::host::{Host, Key, MARGIN, Row};
+use super::host::{Host, Key, Row};
 use super::world::{Session, World};
 
 /// Ticks from one pass to the next.
@@ -66,10 +66,6 @@ pub fn has_session(
     } else {
         (session.timeout / 4).clamp(1, 1000)
     };
-    // Of what it got from others and tells itself it takes great steps only.
-    let row = host.table.get(&lacking);
-    let is_others = row.is_some_and(|r| r.origin != Some(from.boot()));
-    let shift = if is_others { shift + MARGIN } else { shift };
     let end = last
         .map_or(0, |p| p + session.timeout)
         .saturating_sub(shift + SLACK);
@@ -211,7 +207,7 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
     let told = other
         .table
         .iter()
-        .filter(|(_, r)| other.is_told(r, world.now));
+        .filter(|(_, r)| r.told + INTERVAL >= world.now);
     // Of an entry that was about to end when it was used again the peers hear with the next pass.
     let is_settled =
         |r: &Row| r.deadline > world.now + 300 && r.deadline - r.timeout + 150 < world.now;

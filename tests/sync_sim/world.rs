@@ -7,7 +7,7 @@ use polder::sync::polder::wire::Kind;
 use polder::sync::polder::{Config, Role, To, seal};
 
 use super::check;
-use super::host::{Host, Key, MARGIN, Row, addr, keys};
+use super::host::{Host, Key, Row, addr, keys};
 use super::network::{Faults, Network};
 
 /// A rule that is broken on purpose.
@@ -434,6 +434,7 @@ impl World {
             // Its last packet may be news to its heir.
             let known = |key: &Key| self.hosts[heir].table.get(key).map_or(0, |r| r.deadline);
             let known = session.keys().iter().map(known).min().unwrap_or(0);
+            let known = known.min(session.deadline());
             session.packets = vec![known.saturating_sub(session.timeout)];
             session.is_heirloom = true;
             session.home = heir;
@@ -674,11 +675,12 @@ impl World {
         let known = |key: &Key| self.hosts[to].table.get(key).map_or(0, |r| r.deadline);
         let known = session.keys().iter().map(known).min().unwrap_or(0);
         let session = &mut self.sessions[at];
+        let known = known.min(session.deadline());
         session.packets = vec![known - session.timeout];
         session.is_heirloom = true;
         session.home = to;
         session.changed = self.now;
-        session.quiet_until = self.now + MARGIN + 250;
+        session.quiet_until = self.now + 550;
         session.safe_from = session.quiet_until + 1000;
     }
 

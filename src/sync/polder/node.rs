@@ -36,6 +36,12 @@ const CONTROL_MAX: usize = 256;
 const REPLACED_AFTER: u32 = 3 * MARK_EVERY;
 /// Passes at most until those who wait for the entries of the gone need not wait any longer.
 const ADOPTING_MAX: u8 = 10;
+/// By how many ticks a peer must have seen an entry used later, if it tells of another server, to be believed.
+const MOVED_LATER: u32 = Tick::PER_SECOND / 4;
+/// The same if it tells of the same server, for the director with the lower number; and by how many earlier it may
+/// have seen it for the one with the higher. What datagrams take does not reach from one to the other.
+const CLEARLY_LATER: u32 = 3 * Tick::PER_SECOND;
+const AS_LATE: u32 = Tick::PER_SECOND / 2;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -671,12 +677,35 @@ impl Node {
     pub fn next_apply(&mut self, now: Tick) -> Option<Apply> {
         for _ in 0..self.receivers.len() {
             self.turn = (self.turn + 1) % self.receivers.len();
-            if let Some(apply) = self.receivers[self.turn].next_apply(now) {
-                self.offer_others(&apply);
-                return Some(apply);
+            while let Some(apply) = self.receivers[self.turn].next_apply(now) {
+                if !self.keeps(now, &apply) {
+                    self.offer_others(&apply);
+                    return Some(apply);
+                }
             }
         }
         None
+    }
+
+    /// Whether an entry that a peer tells of, and this director too, stays this director's. Two that tell of the same must
+    /// not leave it to each other: both would stop, and take it for ended.
+    fn keeps(&self, now: Tick, apply: &Apply) -> bool {
+        let (What::Install(entry), Some(sender)) = (&apply.what, &self.sender) else {
+            return false;
+        };
+        let Some((told, ours)) = sender.told_of(entry) else {
+            return false;
+        };
+        let theirs = now.plus(entry.remaining());
+        let yields = if !same_server(told, entry) {
+            theirs.since(ours) > MOVED_LATER
+        } else if self.boot() > apply.peer {
+            // As good as ours: one of both has to be the one who yields.
+            theirs.plus(AS_LATE).since(ours) > 0
+        } else {
+            theirs.since(ours) > CLEARLY_LATER
+        };
+        !yields
     }
 
     /// What one sender has no more may be another's by now, who told of it when the tables still had it from the first.
@@ -736,6 +765,15 @@ impl Node {
     #[must_use]
     pub fn is_ready(&self, _now: Tick) -> bool {
         self.readiness.is_ready()
+    }
+}
+
+/// Whether two entries with one key have the same real server.
+fn same_server(a: &Entry, b: &Entry) -> bool {
+    match (a, b) {
+        (Entry::Conn(a), Entry::Conn(b)) => a.ends == b.ends,
+        (Entry::Template(a), Entry::Template(b)) => a.dest == b.dest,
+        _ => false,
     }
 }
 

@@ -200,6 +200,14 @@ impl Sender {
         Some(*count)
     }
 
+    /// What was told of the entry with this one's key.
+    pub fn told_of(&self, entry: &Entry) -> Option<(&Entry, Tick)> {
+        let slot = self
+            .mirror
+            .slot(self.mirror.find(wire::id_of(&self.key, entry))?);
+        Some((slot.entry()?, slot.deadline))
+    }
+
     /// Begins a pass over the tables.
     pub fn pass_begin(&mut self) {
         self.pass = self.pass.wrapping_add(1);

@@ -404,7 +404,10 @@ fn keys_change_without_a_gap() {
     }
     assert_eq!(bed.tables[1].len(), 16);
     let rejected = bed.nodes[1].rejections();
-    assert_eq!(rejected.of(Rejected::Key) + rejected.of(Rejected::Forged), 0);
+    assert_eq!(
+        rejected.of(Rejected::Key) + rejected.of(Rejected::Forged),
+        0
+    );
 }
 
 #[test]
