@@ -48,6 +48,8 @@ pub struct Row {
     /// Bytes of a template's key.
     pub data: usize,
     pub told: u64,
+    /// How much of its time is only because peers do not tell of every packet.
+    pub grace: u64,
 }
 
 pub struct Host {
@@ -133,13 +135,17 @@ impl Host {
         self.table.retain(|_, row| row.deadline > now);
         let adopts = self.node.pass_begin(tick) && broken != Broken::Orphans;
         let node = &mut self.node;
-        for (key, row) in &mut self.table {
+        let mut linked = HashSet::new();
+        // Connections come after templates in the table and go first here: who tells of one tells of its template.
+        for (key, row) in self.table.iter_mut().rev() {
             let entry = entry(node, *key, row, now);
             if adopts && row.origin.is_some() && !node.is_told(tick, &entry) {
                 row.origin = None;
             }
-            if row.origin.is_none() {
+            let is_own = row.origin.is_none() || linked.contains(key);
+            if is_own && row.deadline > now + row.grace {
                 row.told = now;
+                linked.extend(row.link.map(Key::Template));
                 if broken != Broken::Tells || key.session() % 16 != 5 {
                     node.pass_entry(tick, entry);
                 }
@@ -202,7 +208,7 @@ impl Host {
         let takes = match self.table.get(&key) {
             None if self.table.len() >= self.room => return Ok(false),
             None => true,
-            Some(old) => old.origin.is_some() || row.deadline >= old.deadline,
+            Some(old) => old.origin.is_some() || row.deadline + old.grace >= old.deadline,
         };
         self.say(now, key, || {
             format!("takes: {takes} {row:?}; has {:?}", self.table.get(&key))
@@ -211,11 +217,13 @@ impl Host {
             let old = self.table.get(&key);
             let told = old.map_or(0, |old| old.told);
             let link = row.link.or(old.and_then(|old| old.link));
-            let deadline = row.deadline + grace(row.timeout);
+            let grace = grace(row.timeout);
+            let deadline = row.deadline + grace;
             let row = Row {
                 told,
                 link,
                 deadline,
+                grace,
                 ..row
             };
             self.table.insert(key, row);
@@ -259,7 +267,7 @@ fn template(n: u32, row: &Row, now: u64) -> TemplateEntry {
         )
             .into(),
         timeout: ticks(row.timeout),
-        remaining: ticks(row.deadline.saturating_sub(now)),
+        remaining: ticks(row.deadline.saturating_sub(now + row.grace)),
         assured: false,
     }
 }
@@ -282,7 +290,7 @@ fn entry(node: &Node, key: Key, row: &Row, now: u64) -> Entry {
             state: 1,
             flags: 0,
             timeout: ticks(row.timeout),
-            remaining: ticks(row.deadline.saturating_sub(now)),
+            remaining: ticks(row.deadline.saturating_sub(now + row.grace)),
             // The key of a session's template follows from its number.
             template: row.link.map(|n| node.template_id(&template(n, row, now))),
         }),
@@ -337,6 +345,7 @@ fn row_of(apply: &Apply, entry: &Entry, now: u64) -> Result<(Key, Row), String> 
         link,
         data,
         told: 0,
+        grace: 0,
     };
     Ok((key, row))
 }

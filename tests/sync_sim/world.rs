@@ -149,6 +149,7 @@ impl Session {
             link: None,
             data: data_len(self.n),
             told: 0,
+            grace: 0,
         }
     }
 }
@@ -340,7 +341,14 @@ impl World {
             }
         }
         if self.is_roomy() && self.broken == Broken::Nothing {
-            let took = agreed.ok_or("they did not agree within six seconds of healing")?;
+            let took = agreed.ok_or_else(|| {
+                let states: Vec<_> = self
+                    .hosts
+                    .iter()
+                    .map(|h| h.node.status(h.tick(self.now)))
+                    .collect();
+                format!("they did not agree within six seconds of healing: {states:#?}")
+            })?;
             self.outcome.heal_ticks_max = took;
         }
         self.plan.starts = 0;

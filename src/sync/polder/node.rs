@@ -20,7 +20,7 @@ pub use status::{Direction, Peer, State, Status, Traffic};
 use super::keys::Keys;
 use super::receiver::{Apply, Bequest, Outgoing, Receiver, Welcomed, What};
 use super::seal::{self, Sealer};
-use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To};
+use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To, same_server};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
@@ -40,8 +40,8 @@ const ADOPTING_MAX: u8 = 10;
 const MOVED_LATER: u32 = Tick::PER_SECOND / 4;
 /// The same if it tells of the same server, for the director with the lower number; and by how many earlier it may
 /// have seen it for the one with the higher. What datagrams take does not reach from one to the other.
-const CLEARLY_LATER: u32 = 3 * Tick::PER_SECOND;
-const AS_LATE: u32 = Tick::PER_SECOND / 2;
+const CLEARLY_LATER: u32 = Tick::PER_SECOND;
+const AS_LATE: u32 = Tick::PER_SECOND / 4;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -281,7 +281,11 @@ impl Node {
     /// Ends a pass: what was told before and did not come in it is gone.
     pub fn pass_end(&mut self, now: Tick) {
         if let Some(sender) = &mut self.sender {
-            sender.pass_end(now);
+            // What was ours, and is a peer's as well, is the peer's now.
+            let receivers = &mut self.receivers;
+            sender.pass_end(now, |entry| {
+                receivers.iter_mut().for_each(|r| r.offer(entry))
+            });
             if let Orphans::Underway { passes, deferred } = self.orphans {
                 let all = sender.told().deferred == deferred;
                 if all || passes >= ADOPTING_MAX {
@@ -678,13 +682,26 @@ impl Node {
         for _ in 0..self.receivers.len() {
             self.turn = (self.turn + 1) % self.receivers.len();
             while let Some(apply) = self.receivers[self.turn].next_apply(now) {
-                if !self.keeps(now, &apply) {
+                if !self.keeps(now, &apply) && !self.is_older(now, &apply) {
                     self.offer_others(&apply);
                     return Some(apply);
                 }
             }
         }
         None
+    }
+
+    /// Whether another peer that is alive saw an entry used later.
+    fn is_older(&self, now: Tick, apply: &Apply) -> bool {
+        let What::Install(entry) = &apply.what else {
+            return false;
+        };
+        let theirs = now.plus(entry.remaining());
+        let others = self.receivers.iter().filter(|r| r.boot != apply.peer);
+        others
+            .filter(|r| r.is_alive(now))
+            .filter_map(|r| r.end_of(entry))
+            .any(|end| end.since(theirs) > AS_LATE)
     }
 
     /// Whether an entry that a peer tells of, and this director too, stays this director's. Two that tell of the same must
@@ -765,15 +782,6 @@ impl Node {
     #[must_use]
     pub fn is_ready(&self, _now: Tick) -> bool {
         self.readiness.is_ready()
-    }
-}
-
-/// Whether two entries with one key have the same real server.
-fn same_server(a: &Entry, b: &Entry) -> bool {
-    match (a, b) {
-        (Entry::Conn(a), Entry::Conn(b)) => a.ends == b.ends,
-        (Entry::Template(a), Entry::Template(b)) => a.dest == b.dest,
-        _ => false,
     }
 }
 
