@@ -604,13 +604,17 @@ impl Node {
             .filter(|r| is_over(r))
             .map(|r| r.boot)
             .collect();
-        if !over.is_empty() {
-            let mut gone = self.receivers.iter().filter(|r| over.contains(&r.boot));
-            if gone.any(|r| r.bequest != Bequest::Settled) {
+        // What they told has to be ours before they are forgotten: who greets meanwhile has to wait for it.
+        let tells = self.sender.is_some();
+        for r in self.receivers.iter_mut().filter(|r| over.contains(&r.boot)) {
+            if tells && r.bequest == Bequest::Alive {
+                r.bequest = Bequest::Waits;
                 self.orphans = Orphans::Wanted { passes: 0 };
             }
-            self.receivers.retain(|r| !over.contains(&r.boot));
         }
+        let is_bequeathed = |r: &Receiver| !tells || r.bequest == Bequest::Settled;
+        self.receivers
+            .retain(|r| !over.contains(&r.boot) || !is_bequeathed(r));
     }
 
     fn judge(&mut self, now: Tick) {
@@ -682,10 +686,12 @@ impl Node {
         for _ in 0..self.receivers.len() {
             self.turn = (self.turn + 1) % self.receivers.len();
             while let Some(apply) = self.receivers[self.turn].next_apply(now) {
-                if !self.keeps(now, &apply) && !self.is_older(now, &apply) {
-                    self.offer_others(&apply);
-                    return Some(apply);
+                let another_counts = self.keeps(now, &apply) || self.is_older(now, &apply);
+                if another_counts && self.receivers[self.turn].withhold(apply.id) {
+                    continue;
                 }
+                self.offer_others(&apply);
+                return Some(apply);
             }
         }
         None

@@ -136,6 +136,19 @@ impl Receiver {
         }
     }
 
+    /// An entry that was to be installed is not offered to the tables, because somebody else's counts. Whether that may be:
+    /// of one that is gone they have to hear.
+    pub fn withhold(&mut self, id: EntryId) -> bool {
+        let live = self
+            .mirror
+            .find(id)
+            .filter(|&at| self.mirror.slot(at).is_live());
+        if let Some(at) = live {
+            self.mirror.slot_mut(at).flags |= flag::MOVED;
+        }
+        live.is_some()
+    }
+
     fn gone(&mut self, at: u32) -> Apply {
         let id = self.mirror.slot(at).id;
         Apply {
