@@ -292,7 +292,7 @@ fn follow(capture: &Path) {
     }
     let name = capture.display();
     assert_eq!(differs, None, "{name}");
-    let rejected = backup.ipvs.rejections.clone();
+    let rejected = backup.ipvs.rejections;
     let noted: Vec<_> = rejected.iter().filter(|(_, n)| *n > 0).collect();
     assert_eq!(noted, [], "{name}");
     assert_eq!((backup.ipvs.unbound, backup.ipvs.refused), (0, 0), "{name}");
