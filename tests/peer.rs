@@ -5,16 +5,21 @@ mod bed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bed::*;
 use polder::forward::defs::{Grouping, OnNoKey, Persistence};
+use polder::forward::tell::{Offer, Tell};
 use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
 use polder::mgmt::sync::tables::{Finds, Tables};
 use polder::net::packet::{proto, tcp_flags};
 use polder::net::{HashKey, Tick};
 use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit};
 use polder::sync::entry::{Entry, EntryId, TemplateEntry};
+use polder::sync::ipvs::Version;
+use polder::sync::master::Policy;
 use polder::table::Method;
 
 /// A director and its tables as state sync sees them.
@@ -487,5 +492,116 @@ fn a_full_table_refuses_and_counts_nothing() {
     }
     open(&mut a, client(1));
     assert_eq!(a.tell(&mut b), [PeerOutcome::Refused]);
+    b.check_counts();
+}
+
+/// What a master of the `ipvs` format would tell now.
+fn offers(tell: &Tell) -> Vec<Offer> {
+    tell.parts()
+        .iter()
+        .flat_map(|part| std::iter::from_fn(|| part.ring.pop()))
+        .collect()
+}
+
+fn master(node: &Node, policy: Policy) -> Arc<Tell> {
+    let plane = node.bed.bed.plane();
+    let places = *plane.sync.places.get().expect("workers were made");
+    let templates = plane.templates.capacity();
+    let tell = Tell::new(policy, Version::V1, plane.workers.len(), places, templates);
+    let tell = Arc::new(tell);
+    plane.sync.tell.store(Some(Arc::clone(&tell)));
+    tell
+}
+
+/// Specification §9.7 with its defaults: threshold 3, period 50; the end of a connection at once.
+#[test]
+fn connections_are_offered_at_the_packets_that_the_policy_names() {
+    let mut a = Node::new(tcp_service());
+    let tell = master(&a, Policy::default());
+    let server = open(&mut a, client(1));
+    assert!(offers(&tell).is_empty(), "two packets of the client");
+    let mut at = Vec::new();
+    for n in 3..=160 {
+        a.to(&tcp(client(1), tcp_flags::ACK));
+        if !offers(&tell).is_empty() {
+            at.push(n);
+        }
+    }
+    assert_eq!(at, [3, 53, 103, 153]);
+    a.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    assert_eq!(offers(&tell).len(), 1, "the end, at once");
+    a.to(&tcp(client(1), tcp_flags::ACK));
+    assert!(offers(&tell).is_empty(), "it was told");
+    let reply = from_server(&server.ip().to_string());
+    a.bed
+        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    assert!(offers(&tell).is_empty(), "never for packets of servers");
+    // Another connection in the same place begins afresh.
+    a.pass_time(200 * Tick::PER_SECOND);
+    assert_eq!(a.connections(), 0);
+    open(&mut a, client(2));
+    a.to(&tcp(client(2), tcp_flags::ACK));
+    assert_eq!(offers(&tell).len(), 1);
+}
+
+/// Specification §9.7 (a) and (b): a template with each packet, and when its timer fires while it controls connections.
+#[test]
+fn templates_are_offered_with_their_connections_and_when_they_are_set_again() {
+    let mut a = Node::new(vec![ServiceDef {
+        persistence: Some(persistence(30)),
+        ..service(proto::TCP, VIP, three())
+    }]);
+    let tell = master(&a, Policy::default());
+    open(&mut a, client(1));
+    let is_template = |o: &Offer| matches!(o, Offer::Template(_));
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 2);
+    a.pass_time(31 * Tick::PER_SECOND);
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 1);
+    a.pass_time(60 * Tick::PER_SECOND);
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 1);
+}
+
+/// Specification §9.10: clients' packets are the kernel's, replies of what there is are translated.
+#[test]
+fn off_duty_clients_packets_are_left_to_the_kernel() {
+    let mut a = Node::new(tcp_service());
+    let server = open(&mut a, client(1));
+    let duty = &a.bed.bed.plane().sync.off_duty;
+    duty.store(true, Ordering::Relaxed);
+    assert!(a.bed.client(&tcp(client(1), tcp_flags::ACK)).is_empty());
+    assert!(a.bed.client(&tcp(client(2), tcp_flags::SYN)).is_empty());
+    assert_eq!(a.bed.sum(|c| c.punted.get()), 2);
+    let reply = from_server(&server.ip().to_string());
+    let out = a
+        .bed
+        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    assert_eq!(ends(&out[0].1).0, at(VIP));
+    a.bed
+        .bed
+        .plane()
+        .sync
+        .off_duty
+        .store(false, Ordering::Relaxed);
+    assert_eq!(a.to(&tcp(client(1), tcp_flags::ACK)), server);
+    a.check_counts();
+}
+
+/// While tables are handed over, frames wait in the ports' queues.
+#[test]
+fn a_deaf_worker_takes_no_frames_but_does_what_it_is_asked() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    let deaf = |node: &Node, is| node.bed.bed.plane().sync.deaf.store(is, Ordering::Relaxed);
+    deaf(&b, true);
+    let waits = b.bed.client(&tcp(client(1), tcp_flags::ACK));
+    assert!(waits.is_empty() && b.bed.drops().is_empty());
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Created]);
+    deaf(&b, false);
+    b.bed.bed.advance(b.bed.now);
+    assert_eq!(
+        b.bed.taken().len(),
+        1,
+        "it goes on with the connection that came meanwhile"
+    );
     b.check_counts();
 }

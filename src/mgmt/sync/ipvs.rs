@@ -169,11 +169,9 @@ impl Ipvs {
     #[must_use]
     pub fn discarded(&self) -> u64 {
         let Some(master) = &self.master else { return 0 };
-        let lost = |i| {
-            let worker = master.tell.worker(i);
-            worker.map_or(0, |w| w.lost.load(std::sync::atomic::Ordering::Relaxed))
-        };
-        let lost: u64 = (0..self.plane.workers.len()).map(lost).sum();
+        let parts = master.tell.parts().iter();
+        let lost = parts.map(|p| p.lost.load(std::sync::atomic::Ordering::Relaxed));
+        let lost: u64 = lost.sum();
         let counts = master.channels.iter().map(|c| c.outbox.counts());
         lost + counts.map(|c| c.discarded_records + c.unfit).sum::<u64>()
     }
@@ -199,10 +197,7 @@ impl Ipvs {
         };
         let snapshot = self.plane.snapshot.load();
         let mut more = false;
-        for worker in 0..self.plane.workers.len() {
-            let Some(own) = master.tell.worker(worker) else {
-                continue;
-            };
+        for own in master.tell.parts() {
             let mut left = RING / 4;
             while left > 0
                 && let Some(offer) = own.ring.pop()

@@ -227,6 +227,7 @@ impl Machine {
                     socket,
                     targets: vec![target],
                     mtu: takeover::MESSAGE,
+                    on: None,
                 };
                 let node = Node::new(config, keys, random(), self.plane.now());
                 let tables = Tables::new(Arc::clone(&self.plane), self.owner_key).with_everything();
@@ -327,6 +328,10 @@ impl Machine {
             };
             if told.is_none_or(|t| t.elapsed() >= TELLING) {
                 told = Some(Instant::now());
+                if !links(&running).iter().all(|link| link.is_there()) {
+                    // What it will be like when it is there again is found out by opening it.
+                    return;
+                }
                 let state = state_of(&running, problem.clone(), &self.plane);
                 let is_ready = state.node.as_ref().is_none_or(|n| n.ready);
                 if ready != Some(is_ready) {
@@ -371,12 +376,17 @@ fn knows(p: &Peer, at: Tick, now: Tick) -> bool {
     p.lag_s < passed
 }
 
-/// Waits for a message.
-async fn readable(running: &Running) {
-    let links: Vec<&Link> = match running {
+/// All sockets.
+fn links(running: &Running) -> Vec<&Link> {
+    match running {
         Running::Polder(p) => vec![p.link()],
         Running::Ipvs(i) => i.links().collect(),
-    };
+    }
+}
+
+/// Waits for a message.
+async fn readable(running: &Running) {
+    let links = links(running);
     poll_fn(|cx| {
         let mut ready = false;
         for link in &links {
@@ -396,10 +406,10 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State 
     match running {
         Running::Polder(p) => State {
             running: true,
-            problem: problem.or_else(|| p.send_errors.1.clone()),
+            problem: problem.or_else(|| p.problem(plane.now())),
             node: Some(p.node.status(plane.now())),
             ipvs: None,
-            send_errors: p.send_errors.0,
+            send_errors: p.send_errors,
         },
         Running::Ipvs(i) => State {
             running: true,
@@ -419,7 +429,7 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State 
 }
 
 /// Writes the file of readiness, if there is one, in one step.
-fn tell_ready(settings: &Settings, ready: bool) {
+pub(in super::super) fn tell_ready(settings: &Settings, ready: bool) {
     let Some(path) = &settings.ready_file else {
         return;
     };

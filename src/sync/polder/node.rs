@@ -177,6 +177,7 @@ pub struct Node {
     sent: Traffic,
     received: Traffic,
     rejections: Rejections,
+    stranger: Option<(Rejected, SocketAddr, Tick)>,
 }
 
 impl Node {
@@ -215,6 +216,7 @@ impl Node {
             sent: Traffic::default(),
             received: Traffic::default(),
             rejections: Rejections::default(),
+            stranger: None,
             config,
         }
     }
@@ -314,7 +316,16 @@ impl Node {
     pub fn receive(&mut self, now: Tick, from: SocketAddr, datagram: &mut [u8]) {
         if let Err(why) = self.try_receive(now, from, datagram) {
             self.rejections.note(why);
+            if matches!(why, Rejected::Key | Rejected::Forged | Rejected::Version) {
+                self.stranger = Some((why, from, now));
+            }
         }
+    }
+
+    /// Who sent last what only somebody sends who has other keys or another release, and when.
+    #[must_use]
+    pub fn stranger(&self) -> Option<(Rejected, SocketAddr, Tick)> {
+        self.stranger
     }
 
     fn try_receive(
