@@ -94,25 +94,30 @@ fn found(broken: Broken, seeds: u64) -> usize {
 
 #[test]
 fn tables_that_ignore_removals_are_found() {
-    assert!(found(Broken::Removals, 40) > 30);
+    let found = found(Broken::Removals, 40);
+    assert!(found > 30, "{found} of 40");
 }
 
 #[test]
 fn tables_that_forget_some_installs_are_found() {
-    assert!(found(Broken::Installs, 40) > 30);
+    let found = found(Broken::Installs, 40);
+    assert!(found > 30, "{found} of 40");
 }
 
 #[test]
 fn a_master_that_does_not_tell_everything_is_found() {
-    assert!(found(Broken::Tells, 40) > 30);
+    let found = found(Broken::Tells, 40);
+    assert!(found > 30, "{found} of 40");
 }
 
 #[test]
 fn a_replay_window_that_lets_everything_in_is_found() {
-    assert!(found(Broken::Replays, 40) > 20);
+    let found = found(Broken::Replays, 40);
+    assert!(found > 20, "{found} of 40");
 }
 
 #[test]
-fn a_director_that_ignores_its_peers_death_is_found() {
-    assert!(found(Broken::Orphans, 200) > 2);
+fn a_director_that_does_not_tell_of_what_the_dead_told_is_found() {
+    let found = found(Broken::Orphans, 200);
+    assert!(found > 5, "{found} of 200");
 }

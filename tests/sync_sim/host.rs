@@ -133,7 +133,7 @@ impl Host {
     pub fn pass(&mut self, now: u64, broken: Broken) {
         let tick = self.tick(now);
         self.table.retain(|_, row| row.deadline > now);
-        let adopts = self.node.pass_begin(tick) && broken != Broken::Orphans;
+        let adopts = self.node.pass_begin(tick);
         let node = &mut self.node;
         let mut linked = HashSet::new();
         // Connections come after templates in the table and go first here: who tells of one tells of its template.
@@ -142,11 +142,19 @@ impl Host {
             if adopts && row.origin.is_some() && !node.is_told(tick, &entry) {
                 row.origin = None;
             }
-            let is_own = row.origin.is_none() || linked.contains(key);
-            if is_own && row.deadline > now + row.grace {
+            if linked.contains(key) {
+                // To tell of it and not to own it would be an echo, on which its owner must not rely.
+                row.origin = None;
+            }
+            if row.origin.is_none() && row.deadline > now + row.grace {
                 row.told = now;
                 linked.extend(row.link.map(Key::Template));
-                if broken != Broken::Tells || key.session() % 16 != 5 {
+                let is_forgotten = match broken {
+                    Broken::Tells => key.session() % 16 == 5,
+                    Broken::Orphans => row.grace > 0,
+                    _ => false,
+                };
+                if !is_forgotten {
                     node.pass_entry(tick, entry);
                 }
             }

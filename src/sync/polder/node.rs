@@ -462,7 +462,8 @@ impl Node {
     ) -> Result<(), Rejected> {
         let known = self.boots.get(boot).ok_or(Rejected::Untrusted)?;
         hello.name.clone_into(&mut known.name);
-        if self.has_to_wait(now, boot, hello.name) {
+        let greeted = *known.greeted.get_or_insert(now);
+        if self.has_to_wait(now, (boot, hello.name), greeted) {
             return Ok(());
         }
         let Some(sender) = &self.sender else {
@@ -496,7 +497,7 @@ impl Node {
 
     /// Whether somebody who greets has to wait, because it would take itself for complete without the entries of those
     /// who are gone: its former life, perhaps.
-    fn has_to_wait(&mut self, now: Tick, boot: u64, name: &str) -> bool {
+    fn has_to_wait(&mut self, now: Tick, (boot, name): (u64, &str), greeted: Tick) -> bool {
         let Some(sender) = &self.sender else {
             return false;
         };
@@ -505,7 +506,10 @@ impl Node {
         }
         let mut waits = false;
         for r in self.receivers.iter_mut().filter(|r| r.boot != boot) {
-            let is_replaced = r.name == name && now.since(r.heard) >= REPLACED_AFTER;
+            let is_namesake = r.name == name;
+            let is_replaced = is_namesake && now.since(r.heard) >= REPLACED_AFTER;
+            // It died a moment ago, unless it is heard on.
+            waits |= is_namesake && !is_replaced && greeted.reached(r.heard);
             if r.bequest == Bequest::Alive && (is_replaced || !r.is_alive(now)) {
                 r.bequest = Bequest::Waits;
                 self.orphans = Orphans::Wanted { passes: 0 };
