@@ -21,10 +21,12 @@ use polder::net::packet::{proto, tcp_flags};
 use polder::net::pcap::Reader;
 use polder::net::{Af, L3, parse};
 use polder::persist::Engine;
-use polder::sync::ipvs::{Receiver, Record, Version};
+use polder::sync::ipvs::{
+    AnyEnds, Builder, ConnRecord, Receiver, Record, TemplateRecord, Version, flag,
+};
 use polder::sync::master::Policy;
 use polder::sync::settings::{Format, Role, Settings};
-use polder::table::Method;
+use polder::table::{Ends, Method};
 use tokio::runtime::Runtime;
 
 /// A director that plays a role of the `ipvs` format with a socket of this host.
@@ -421,4 +423,61 @@ fn a_template_that_is_kept_for_its_connections_is_told_again_each_minute() {
         }
         assert_eq!(told(&master.sent()), [format!("{template} state 1 60 s")]);
     }
+}
+
+// -------------------------------------------------------------------------------------------- what a backup waits with
+
+/// A message with `n` records of one template.
+fn templates_of(n: usize, client: &str) -> Vec<u8> {
+    let mut builder = Builder::new(Version::V1, 0, 1472);
+    let Ok(SocketAddr::V4(client)) = client.parse() else {
+        panic!("a client of IPv4");
+    };
+    let entry = ConnRecord {
+        ends: AnyEnds::V4(Ends {
+            proto: proto::TCP,
+            caddr: (*client.ip()).into(),
+            cport: 0,
+            vaddr: std::net::Ipv4Addr::new(192, 0, 2, 100).into(),
+            vport: 80,
+            daddr: std::net::Ipv4Addr::new(10, 0, 0, 11).into(),
+            dport: 80,
+        }),
+        flags: flag::TEMPLATE | flag::INACTIVE,
+        state: 1,
+        mark: 0,
+        timeout_s: 100,
+        seq: None,
+    };
+    let record = Record::Template(TemplateRecord {
+        entry,
+        engine: None,
+    });
+    for _ in 0..n {
+        assert_eq!(builder.push(&record), Ok(true));
+    }
+    builder.finish().expect("records").to_vec()
+}
+
+#[test]
+fn a_template_without_a_service_waits_once_however_often_it_is_told() {
+    // A kernel tells of a template with each packet from its clients: that must not use up the room for others.
+    let mut backup = Director::backup(Vec::new());
+    let often = templates_of(40, "198.51.100.7:0");
+    for _ in 0..1700 {
+        backup.take(&often);
+    }
+    backup.take(&templates_of(1, "198.51.100.8:0"));
+    assert_eq!(backup.listing().len(), 0);
+    backup
+        .bed
+        .bed
+        .apply(&setup(vec![persistent(100)]))
+        .expect("a service");
+    backup.settle();
+    let template =
+        |client| format!("TCP ASSURED 198.51.100.{client}:0 192.0.2.100:80 10.0.0.11:80");
+    let both: BTreeSet<_> = [7, 8].map(template).into();
+    assert_eq!(backup.listing(), both);
+    backup.bed.check_counts();
 }
