@@ -294,6 +294,21 @@ fn whoever_saw_a_connection_last_is_right() {
 }
 
 #[test]
+fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    a.pass_time(100);
+    b.pass_time(100);
+    b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    let closing = b.bed.bed.connections()[0].clone();
+    // A saw no packet since, but gives an established connection more time than B gives one that ends.
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Ignored]);
+    assert_eq!(b.bed.bed.connections(), [closing]);
+    b.check_counts();
+}
+
+#[test]
 fn a_client_of_a_persistent_service_finds_its_server_again() {
     let services = || {
         vec![ServiceDef {

@@ -46,6 +46,9 @@ pub struct PeerConn<F: Family> {
     pub state: u8,
     /// Method, [`flag::NOOUTPUT`] and [`flag::INACTIVE`].
     pub flags: u16,
+    /// Ticks since its last packet, as the peer has it. By these it is decided who saw the connection last: what is left
+    /// to it depends on its state, which the end of a connection makes shorter.
+    pub age: u32,
     /// Ticks from now to its end, as the peer has it.
     pub remaining: u32,
     /// Ticks that it is kept beyond, since peers do not tell of every packet.
@@ -133,7 +136,7 @@ impl Director {
         let conn = F::table(self).get(index);
         let same = (conn.daddr(), conn.dport()) == (peer.ends.daddr, peer.ends.dport);
         let mine = !is_peers(conn);
-        let newer = cx.now.plus(peer.remaining).reached(conn.deadline());
+        let newer = peer.age <= cx.now.since(conn.last_seen());
         match peer.rule {
             PeerRule::Ended if same && !mine => {
                 self.remove::<F>(cx, index);
