@@ -14,6 +14,7 @@ use polder::forward::defs::{Grouping, OnNoKey, Persistence};
 use polder::forward::tell::{Offer, Tell};
 use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
 use polder::mgmt::sync::tables::{Finds, Tables};
+use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
 use polder::net::{HashKey, Tick};
 use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit};
@@ -295,6 +296,21 @@ fn whoever_saw_a_connection_last_is_right() {
     // Then they go to A again.
     assert_eq!(b.take(&told, false), [PeerOutcome::Refreshed]);
     assert!(b.told().is_empty(), "it is A's again");
+    b.check_counts();
+}
+
+#[test]
+fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    a.pass_time(100);
+    b.pass_time(100);
+    b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    let closing = b.bed.bed.connections()[0].clone();
+    // A saw no packet since, but gives an established connection more time than B gives one that ends.
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Ignored]);
+    assert_eq!(b.bed.bed.connections(), [closing]);
     b.check_counts();
 }
 
@@ -603,5 +619,103 @@ fn a_deaf_worker_takes_no_frames_but_does_what_it_is_asked() {
         1,
         "it goes on with the connection that came meanwhile"
     );
+    #[test]
+    fn icmp_errors_about_a_connection_of_an_unknown_server_are_translated_too() {
+        let mut a = Node::new(tcp_service());
+        let server = open(&mut a, client(1));
+        let mut b = Node::new(vec![service(proto::TCP, VIP, Vec::new())]);
+        a.tell(&mut b);
+        let side = from_server(&server.ip().to_string());
+        let to_server = b.bed.client(&tcp(client(1), tcp_flags::ACK)).remove(0).1;
+        let complaint = side.icmp_error(IcmpError::TooBig { mtu: 1400 }, server.ip(), &to_server);
+        let out = b.bed.server(&complaint);
+        assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+        let (from, to, _) = ends(&out[0].1);
+        assert_eq!((from.ip(), to.ip()), (at(VIP).ip(), client(1).ip()));
+        let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
+        let to_client = b.bed.server(&reply).remove(0).1;
+        let complaint = from_client().icmp_error(
+            IcmpError::TooBig { mtu: 1400 },
+            ip("203.0.113.1"),
+            &to_client,
+        );
+        let out = b.bed.client(&complaint);
+        assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+        assert_eq!(ends(&out[0].1).1.ip(), server.ip());
+        b.check_counts();
+    }
+}
+
+#[test]
+fn esp_goes_along_with_a_key_exchange_whose_server_is_unknown() {
+    const VPN: &str = "198.51.100.1:500";
+    let servers = || {
+        (11..=13)
+            .map(|n| dest(&format!("10.0.0.{n}"), 500))
+            .collect()
+    };
+    let mut a = Node::new(vec![service(proto::UDP, VPN, servers())]);
+    let from = SocketAddr::new(ip("203.0.113.9"), 500);
+    let server = a.to(&from_client().udp(from, at(VPN), b"ike"));
+    let mut b = Node::new(vec![service(proto::UDP, VPN, Vec::new())]);
+    a.tell(&mut b);
+    let esp = from_client().ip(from.ip(), at(VPN).ip(), proto::ESP, &[0xee; 64]);
+    assert_eq!(b.to(&esp).ip(), server.ip());
+    let side = from_server(&server.ip().to_string());
+    let out = b
+        .bed
+        .server(&side.ip(server.ip(), from.ip(), proto::ESP, &[0xee; 64]));
+    assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+    assert_eq!(ends(&out[0].1).0.ip(), at(VPN).ip());
+    b.check_counts();
+}
+
+/// Specification §9.10: a director that is a backup only leaves all that clients send to the kernel.
+#[test]
+fn a_director_off_duty_punts_what_clients_send_of_whatever_protocol() {
+    const VPN: &str = "198.51.100.1:500";
+    let servers = || {
+        (11..=13)
+            .map(|n| dest(&format!("10.0.0.{n}"), 500))
+            .collect()
+    };
+    let services = || {
+        let vpn = service(proto::UDP, VPN, servers());
+        vec![
+            service(proto::TCP, VIP, three()),
+            ServiceDef {
+                name: "vpn".into(),
+                ..vpn
+            },
+        ]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let from = SocketAddr::new(ip("203.0.113.9"), 500);
+    let server = open(&mut a, client(1));
+    a.to(&from_client().udp(from, at(VPN), b"ike"));
+    a.tell(&mut b);
+    let side = from_server(&server.ip().to_string());
+    let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
+    let off = &b.bed.bed.plane().sync.off_duty;
+    off.store(true, std::sync::atomic::Ordering::Relaxed);
+    let to_client = b.bed.server(&reply);
+    assert_eq!(to_client.len(), 1, "replies are translated all the same");
+    let complaint = from_client().icmp_error(
+        IcmpError::TooBig { mtu: 1400 },
+        ip("203.0.113.1"),
+        &to_client[0].1,
+    );
+    let frames = [
+        tcp(client(1), tcp_flags::ACK),
+        tcp(client(2), tcp_flags::SYN),
+        from_client().ip(from.ip(), at(VPN).ip(), proto::ESP, &[0xee; 64]),
+        complaint,
+    ];
+    for (n, frame) in frames.iter().enumerate() {
+        let punted = b.bed.sum(|c| c.punted.get());
+        assert!(b.bed.client(frame).is_empty(), "frame {n}");
+        assert_eq!(b.bed.sum(|c| c.punted.get()), punted + 1, "frame {n}");
+    }
+    assert_eq!(b.connections(), 2);
     b.check_counts();
 }

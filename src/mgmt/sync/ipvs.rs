@@ -317,6 +317,7 @@ impl Ipvs {
                     mark: entry.mark,
                     state: entry.state,
                     flags: entry.flags,
+                    age: 0,
                     remaining: entry.timeout,
                     grace: 0,
                     in_pkts: entry.in_pkts,
