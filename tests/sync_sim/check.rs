@@ -184,7 +184,7 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
     let (host, other) = (&world.hosts[i], &world.hosts[j]);
     let tick = host.tick(world.now);
     let receiver = host.node.receiver(other.boot());
-    let receiver = receiver.ok_or(format!("host {i} does not follow {j}"))?;
+    let receiver = receiver.ok_or_else(|| format!("host {i} does not follow {j}"))?;
     if !world.is_roomy() {
         return Ok(());
     }

@@ -224,7 +224,7 @@ impl Host {
         if takes {
             let old = self.table.get(&key);
             let told = old.map_or(0, |old| old.told);
-            let link = row.link.or(old.and_then(|old| old.link));
+            let link = row.link.or_else(|| old.and_then(|old| old.link));
             let grace = grace(row.timeout);
             let deadline = row.deadline + grace;
             let row = Row {
