@@ -5,16 +5,22 @@ mod bed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bed::*;
 use polder::forward::defs::{Grouping, OnNoKey, Persistence};
+use polder::forward::tell::{Offer, Tell};
 use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
 use polder::mgmt::sync::tables::{Finds, Tables};
+use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
 use polder::net::{HashKey, Tick};
 use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit};
 use polder::sync::entry::{Entry, EntryId, TemplateEntry};
+use polder::sync::ipvs::Version;
+use polder::sync::master::Policy;
 use polder::table::Method;
 
 /// A director and its tables as state sync sees them.
@@ -337,6 +343,21 @@ fn whoever_saw_a_connection_last_is_right() {
 }
 
 #[test]
+fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    a.tell(&mut b);
+    a.pass_time(100);
+    b.pass_time(100);
+    b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    let closing = b.bed.bed.connections()[0].clone();
+    // A saw no packet since, but gives an established connection more time than B gives one that ends.
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Ignored]);
+    assert_eq!(b.bed.bed.connections(), [closing]);
+    b.check_counts();
+}
+
+#[test]
 fn a_client_of_a_persistent_service_finds_its_server_again() {
     let services = || {
         vec![ServiceDef {
@@ -530,5 +551,214 @@ fn a_full_table_refuses_and_counts_nothing() {
     }
     open(&mut a, client(1));
     assert_eq!(a.tell(&mut b), [PeerOutcome::Refused]);
+    b.check_counts();
+}
+
+/// What a master of the `ipvs` format would tell now.
+fn offers(tell: &Tell) -> Vec<Offer> {
+    tell.parts()
+        .iter()
+        .flat_map(|part| std::iter::from_fn(|| part.ring.pop()))
+        .collect()
+}
+
+fn master(node: &Node, policy: Policy) -> Arc<Tell> {
+    let plane = node.bed.bed.plane();
+    let places = *plane.sync.places.get().expect("workers were made");
+    let templates = plane.templates.capacity();
+    let tell = Tell::new(policy, Version::V1, plane.workers.len(), places, templates);
+    let tell = Arc::new(tell);
+    plane.sync.tell.store(Some(Arc::clone(&tell)));
+    tell
+}
+
+/// Specification §9.7 with its defaults: threshold 3, period 50; the end of a connection at once.
+#[test]
+fn connections_are_offered_at_the_packets_that_the_policy_names() {
+    let mut a = Node::new(tcp_service());
+    let tell = master(&a, Policy::default());
+    let server = open(&mut a, client(1));
+    assert!(offers(&tell).is_empty(), "two packets of the client");
+    let mut at = Vec::new();
+    for n in 3..=160 {
+        a.to(&tcp(client(1), tcp_flags::ACK));
+        if !offers(&tell).is_empty() {
+            at.push(n);
+        }
+    }
+    assert_eq!(at, [3, 53, 103, 153]);
+    a.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    assert_eq!(offers(&tell).len(), 1, "the end, at once");
+    a.to(&tcp(client(1), tcp_flags::ACK));
+    assert!(offers(&tell).is_empty(), "it was told");
+    let reply = from_server(&server.ip().to_string());
+    a.bed
+        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    assert!(offers(&tell).is_empty(), "never for packets of servers");
+    // Another connection in the same place begins afresh.
+    a.pass_time(200 * Tick::PER_SECOND);
+    assert_eq!(a.connections(), 0);
+    open(&mut a, client(2));
+    a.to(&tcp(client(2), tcp_flags::ACK));
+    assert_eq!(offers(&tell).len(), 1);
+}
+
+/// Specification §9.7 (a) and (b): a template with each packet, and when its timer fires while it controls connections.
+#[test]
+fn templates_are_offered_with_their_connections_and_when_they_are_set_again() {
+    let mut a = Node::new(vec![ServiceDef {
+        persistence: Some(persistence(30)),
+        ..service(proto::TCP, VIP, three())
+    }]);
+    let tell = master(&a, Policy::default());
+    open(&mut a, client(1));
+    let is_template = |o: &Offer| matches!(o, Offer::Template(_));
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 2);
+    a.pass_time(31 * Tick::PER_SECOND);
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 1);
+    a.pass_time(60 * Tick::PER_SECOND);
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 1);
+}
+
+/// Specification §9.10: clients' packets are the kernel's, replies of what there is are translated.
+#[test]
+fn off_duty_clients_packets_are_left_to_the_kernel() {
+    let mut a = Node::new(tcp_service());
+    let server = open(&mut a, client(1));
+    let duty = &a.bed.bed.plane().sync.off_duty;
+    duty.store(true, Ordering::Relaxed);
+    assert!(a.bed.client(&tcp(client(1), tcp_flags::ACK)).is_empty());
+    assert!(a.bed.client(&tcp(client(2), tcp_flags::SYN)).is_empty());
+    assert_eq!(a.bed.sum(|c| c.punted.get()), 2);
+    let reply = from_server(&server.ip().to_string());
+    let out = a
+        .bed
+        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    assert_eq!(ends(&out[0].1).0, at(VIP));
+    a.bed
+        .bed
+        .plane()
+        .sync
+        .off_duty
+        .store(false, Ordering::Relaxed);
+    assert_eq!(a.to(&tcp(client(1), tcp_flags::ACK)), server);
+    a.check_counts();
+}
+
+/// While tables are handed over, frames wait in the ports' queues.
+#[test]
+fn a_deaf_worker_takes_no_frames_but_does_what_it_is_asked() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    let deaf = |node: &Node, is| node.bed.bed.plane().sync.deaf.store(is, Ordering::Relaxed);
+    deaf(&b, true);
+    let waits = b.bed.client(&tcp(client(1), tcp_flags::ACK));
+    assert!(waits.is_empty() && b.bed.drops().is_empty());
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Created]);
+    deaf(&b, false);
+    b.bed.bed.advance(b.bed.now);
+    assert_eq!(
+        b.bed.taken().len(),
+        1,
+        "it goes on with the connection that came meanwhile"
+    );
+    #[test]
+    fn icmp_errors_about_a_connection_of_an_unknown_server_are_translated_too() {
+        let mut a = Node::new(tcp_service());
+        let server = open(&mut a, client(1));
+        let mut b = Node::new(vec![service(proto::TCP, VIP, Vec::new())]);
+        a.tell(&mut b);
+        let side = from_server(&server.ip().to_string());
+        let to_server = b.bed.client(&tcp(client(1), tcp_flags::ACK)).remove(0).1;
+        let complaint = side.icmp_error(IcmpError::TooBig { mtu: 1400 }, server.ip(), &to_server);
+        let out = b.bed.server(&complaint);
+        assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+        let (from, to, _) = ends(&out[0].1);
+        assert_eq!((from.ip(), to.ip()), (at(VIP).ip(), client(1).ip()));
+        let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
+        let to_client = b.bed.server(&reply).remove(0).1;
+        let complaint = from_client().icmp_error(
+            IcmpError::TooBig { mtu: 1400 },
+            ip("203.0.113.1"),
+            &to_client,
+        );
+        let out = b.bed.client(&complaint);
+        assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+        assert_eq!(ends(&out[0].1).1.ip(), server.ip());
+        b.check_counts();
+    }
+}
+
+#[test]
+fn esp_goes_along_with_a_key_exchange_whose_server_is_unknown() {
+    const VPN: &str = "198.51.100.1:500";
+    let servers = || {
+        (11..=13)
+            .map(|n| dest(&format!("10.0.0.{n}"), 500))
+            .collect()
+    };
+    let mut a = Node::new(vec![service(proto::UDP, VPN, servers())]);
+    let from = SocketAddr::new(ip("203.0.113.9"), 500);
+    let server = a.to(&from_client().udp(from, at(VPN), b"ike"));
+    let mut b = Node::new(vec![service(proto::UDP, VPN, Vec::new())]);
+    a.tell(&mut b);
+    let esp = from_client().ip(from.ip(), at(VPN).ip(), proto::ESP, &[0xee; 64]);
+    assert_eq!(b.to(&esp).ip(), server.ip());
+    let side = from_server(&server.ip().to_string());
+    let out = b
+        .bed
+        .server(&side.ip(server.ip(), from.ip(), proto::ESP, &[0xee; 64]));
+    assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+    assert_eq!(ends(&out[0].1).0.ip(), at(VPN).ip());
+    b.check_counts();
+}
+
+/// Specification §9.10: a director that is a backup only leaves all that clients send to the kernel.
+#[test]
+fn a_director_off_duty_punts_what_clients_send_of_whatever_protocol() {
+    const VPN: &str = "198.51.100.1:500";
+    let servers = || {
+        (11..=13)
+            .map(|n| dest(&format!("10.0.0.{n}"), 500))
+            .collect()
+    };
+    let services = || {
+        let vpn = service(proto::UDP, VPN, servers());
+        vec![
+            service(proto::TCP, VIP, three()),
+            ServiceDef {
+                name: "vpn".into(),
+                ..vpn
+            },
+        ]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let from = SocketAddr::new(ip("203.0.113.9"), 500);
+    let server = open(&mut a, client(1));
+    a.to(&from_client().udp(from, at(VPN), b"ike"));
+    a.tell(&mut b);
+    let side = from_server(&server.ip().to_string());
+    let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
+    let off = &b.bed.bed.plane().sync.off_duty;
+    off.store(true, std::sync::atomic::Ordering::Relaxed);
+    let to_client = b.bed.server(&reply);
+    assert_eq!(to_client.len(), 1, "replies are translated all the same");
+    let complaint = from_client().icmp_error(
+        IcmpError::TooBig { mtu: 1400 },
+        ip("203.0.113.1"),
+        &to_client[0].1,
+    );
+    let frames = [
+        tcp(client(1), tcp_flags::ACK),
+        tcp(client(2), tcp_flags::SYN),
+        from_client().ip(from.ip(), at(VPN).ip(), proto::ESP, &[0xee; 64]),
+        complaint,
+    ];
+    for (n, frame) in frames.iter().enumerate() {
+        let punted = b.bed.sum(|c| c.punted.get());
+        assert!(b.bed.client(frame).is_empty(), "frame {n}");
+        assert_eq!(b.bed.sum(|c| c.punted.get()), punted + 1, "frame {n}");
+    }
+    assert_eq!(b.connections(), 2);
     b.check_counts();
 }

@@ -539,13 +539,13 @@ pub enum SetServer {
     /// The connections from which on it takes no new ones
     UpperThreshold {
         /// 0 is no threshold
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
         connections: u32,
     },
     /// The connections below which it takes new ones again
     LowerThreshold {
         /// Not above the upper threshold; 0 is three quarters of it
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
         connections: u32,
     },
     /// It works, by the word of whoever watches it
@@ -800,6 +800,14 @@ mod tests {
                 "invalid value '-1'",
             ),
             ("polder show templates --limit -1", "invalid value '-1'"),
+            (
+                "polder set server web a upper-threshold -1",
+                "-1 is not in 0..=2147483647",
+            ),
+            (
+                "polder set server web a lower-threshold -1",
+                "-1 is not in 0..=2147483647",
+            ),
             (
                 "polder set server web a weight -1",
                 "-1 is not in 0..=65535",

@@ -175,7 +175,7 @@ pub(super) fn answer(
     log: &Path,
 ) -> Result<Process, String> {
     let mut command = ns.command("sipp");
-    command.current_dir(log.parent().unwrap_or(Path::new("/")));
+    command.current_dir(log.parent().unwrap_or_else(|| Path::new("/")));
     command.args(["-sn", "uas", "-i", addr, "-p", "5060"]);
     command.args(["-nostdin", "-t", "u1"]);
     command.args(["-trace_shortmsg", "-shortmessage_file"]);

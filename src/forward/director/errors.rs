@@ -9,7 +9,7 @@ use crate::forward::defs::ServiceKind;
 use crate::forward::fib::Way;
 use crate::net::icmp::{self, Embedded};
 use crate::net::{DropReason, FlowKey, Ip, PacketBuf, rewrite};
-use crate::table::{Direction, Hit, Method};
+use crate::table::{Direction, Hit, Method, NONE};
 
 impl Director {
     /// ICMP: errors that quote a packet of one of our connections are translated (specification §8.6); the rest is the
@@ -54,18 +54,25 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let conn = *F::table(self).get(hit.index);
-        let Some(dest) = conn.dest_id().and_then(|id| cx.snapshot.dest(id)) else {
+        let dest = conn.dest_id().and_then(|id| cx.snapshot.dest(id));
+        if dest.is_none() && conn.dest != NONE {
             return Verdict::Punt;
-        };
-        let (end, way) = match hit.direction {
-            Direction::FromClient if dest.method != Method::Masq => {
+        }
+        let to_server = (rewrite::Side::Dst, conn.daddr(), conn.dport());
+        let (end, way) = match (hit.direction, dest) {
+            (Direction::FromClient, _) if cx.off_duty => return Verdict::Punt,
+            (Direction::FromClient, Some(dest)) if dest.method != Method::Masq => {
                 return self.dispatch(cx, p, dest, conn.daddr(), conn.dport(), sink);
             }
-            Direction::FromClient => (
-                (rewrite::Side::Dst, conn.daddr(), conn.dport()),
-                cx.snapshot.fib.way_to_dest(dest.id),
-            ),
-            Direction::FromServer => (
+            (Direction::FromClient, Some(dest)) => {
+                (to_server, cx.snapshot.fib.way_to_dest(dest.id))
+            }
+            // A peer told of it, and its server is not known here: the address will do, as for its packets.
+            (Direction::FromClient, None) if conn.method() != Method::Masq => {
+                return self.forward_unbound(cx, p, &conn, sink);
+            }
+            (Direction::FromClient, None) => (to_server, cx.snapshot.fib.way::<F>(conn.daddr())),
+            (Direction::FromServer, _) => (
                 (rewrite::Side::Src, conn.vaddr(), conn.vport()),
                 cx.snapshot.fib.way::<F>(p.ip.flow.dst),
             ),
@@ -86,7 +93,7 @@ impl Director {
     ) -> Verdict {
         let found = F::index(&cx.snapshot.services).service(key, cx.ingress);
         let service = found.and_then(|(id, mark)| Some((cx.snapshot.service(id)?, mark)));
-        let Some((service, mark)) = service else {
+        let Some((service, mark)) = service.filter(|_| !cx.off_duty) else {
             return Verdict::Punt;
         };
         if self.spreads(cx, service, key.proto)

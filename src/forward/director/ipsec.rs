@@ -6,7 +6,7 @@
 use super::{Carried, Context, Director, Side, Sink, Usable, Verdict, count_in};
 use crate::net::packet::proto;
 use crate::net::{DropReason, Family, FlowKey, PacketBuf};
-use crate::table::{DestId, Direction, ServiceId};
+use crate::table::{DestId, Direction, NONE, ServiceId};
 
 /// The port of the key exchange (RFC 7296 §2).
 const ISAKMP: u16 = 500;
@@ -41,12 +41,21 @@ impl Director {
         match hit.direction {
             Direction::FromServer => {
                 let conn = *F::table(self).get(index);
-                let Some(dest) = cx.snapshot.dest(DestId(conn.dest)) else {
-                    return Verdict::Drop(DropReason::DestUnavailable);
-                };
-                F::table(self).touch(index, cx.now);
-                self.leave_as(cx, p, dest, (conn.vaddr(), conn.vport()), sink)
+                let from = (conn.vaddr(), conn.vport());
+                match cx.snapshot.dest(DestId(conn.dest)) {
+                    Some(dest) => {
+                        F::table(self).touch(index, cx.now);
+                        self.leave_as(cx, p, dest, from, sink)
+                    }
+                    // A peer told of it, and its server is not known here.
+                    None if conn.dest == NONE => {
+                        F::table(self).touch(index, cx.now);
+                        self.translate_source(cx, p, None, from, sink)
+                    }
+                    None => Verdict::Drop(DropReason::DestUnavailable),
+                }
             }
+            Direction::FromClient if cx.off_duty => Verdict::Punt,
             Direction::FromClient => match self.usable(cx, p, index) {
                 Usable::Yes(index, dest) | Usable::Keyed(index, dest) => {
                     let table = F::table(self);
@@ -57,7 +66,8 @@ impl Director {
                     table.touch(index, cx.now);
                     self.dispatch(cx, p, dest, daddr, dport, sink)
                 }
-                Usable::Refused | Usable::Unbound(_) => Verdict::Drop(DropReason::DestUnavailable),
+                Usable::Refused => Verdict::Drop(DropReason::DestUnavailable),
+                Usable::Unbound(index) => self.serve_unbound(cx, p, index, sink),
                 Usable::No => Verdict::Punt,
             },
         }

@@ -46,6 +46,9 @@ pub struct PeerConn<F: Family> {
     pub state: u8,
     /// Method, [`flag::NOOUTPUT`] and [`flag::INACTIVE`].
     pub flags: u16,
+    /// Ticks since its last packet, as the peer has it. By these it is decided who saw the connection last: what is left
+    /// to it depends on its state, which the end of a connection makes shorter.
+    pub age: u32,
     /// Ticks from now to its end, as the peer has it.
     pub remaining: u32,
     /// Ticks that it is kept beyond, since peers do not tell of every packet.
@@ -133,7 +136,7 @@ impl Director {
         let conn = F::table(self).get(index);
         let same = (conn.daddr(), conn.dport()) == (peer.ends.daddr, peer.ends.dport);
         let mine = !is_peers(conn);
-        let newer = cx.now.plus(peer.remaining).reached(conn.deadline());
+        let newer = peer.age <= cx.now.since(conn.last_seen());
         match peer.rule {
             PeerRule::Ended if same && !mine => {
                 self.remove::<F>(cx, index);
@@ -266,7 +269,12 @@ impl Director {
         bind(&mut other, service, dest);
         F::table(self).remove(index);
         match F::table(self).insert(&other, cx.now) {
-            Ok(index) => Some((index, dest)),
+            Ok(index) => {
+                if let Some(tell) = cx.tell {
+                    tell.begin::<F>(self.config.worker, index, Told::received(other.state));
+                }
+                Some((index, dest))
+            }
             Err(_) => {
                 // Another connection has the replies' key. As it was, then: that place is free again.
                 dest.unbind(other.is_active());
@@ -304,7 +312,18 @@ impl Director {
         let Some(index) = F::table(self).get_live(index).map(|_| index) else {
             return Verdict::Drop(DropReason::NoConnection);
         };
-        let conn = self.advance(cx, p, index, None, Direction::FromClient);
+        let conn = *self.advance(cx, p, index, None, Direction::FromClient);
+        self.forward_unbound(cx, p, &conn, sink)
+    }
+
+    /// Sends a client's packet to the address that a peer told of.
+    pub(super) fn forward_unbound<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        conn: &Conn<F>,
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
         let (method, daddr, dport) = (conn.method(), conn.daddr(), conn.dport());
         if method == Method::Tunnel || p.whole().is_some() {
             return Verdict::Drop(DropReason::DestUnavailable);

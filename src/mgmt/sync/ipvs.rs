@@ -7,6 +7,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::Traffic;
 use super::socket::{self, Link, Use};
 use super::tables::{Finds, Tables, TemplateTerms, Terms};
@@ -71,16 +73,20 @@ struct Backup {
     receiver: Receiver,
     threshold: u32,
     buffer: Vec<u8>,
-    waiting: Vec<Waiting>,
+    waiting: HashMap<WaitKey, Waiting>,
+    /// When what has expired there was last looked for because there was no room.
+    pruned: Tick,
     /// Generation of the snapshot that those were looked up in.
     generation: u64,
 }
+
+/// What makes a template one of its own: protocol, mark, client, virtual end, and the session's key.
+type WaitKey = (u8, u32, [SocketAddr; 2], Option<Vec<u8>>);
 
 /// A template that waits for its service or server.
 #[derive(Debug)]
 struct Waiting {
     entry: Entry,
-    data: Option<Vec<u8>>,
     until: Tick,
 }
 
@@ -134,7 +140,8 @@ impl Ipvs {
                 threshold: settings.policy.threshold,
                 // One byte more, so that a message that was cut is seen to be no message.
                 buffer: vec![0; channel.received_max(mtu) + 1],
-                waiting: Vec::new(),
+                waiting: HashMap::new(),
+                pruned: Tick(0),
                 generation: 0,
             })
         });
@@ -169,11 +176,9 @@ impl Ipvs {
     #[must_use]
     pub fn discarded(&self) -> u64 {
         let Some(master) = &self.master else { return 0 };
-        let lost = |i| {
-            let worker = master.tell.worker(i);
-            worker.map_or(0, |w| w.lost.load(std::sync::atomic::Ordering::Relaxed))
-        };
-        let lost: u64 = (0..self.plane.workers.len()).map(lost).sum();
+        let parts = master.tell.parts().iter();
+        let lost = parts.map(|p| p.lost.load(std::sync::atomic::Ordering::Relaxed));
+        let lost: u64 = lost.sum();
         let counts = master.channels.iter().map(|c| c.outbox.counts());
         lost + counts.map(|c| c.discarded_records + c.unfit).sum::<u64>()
     }
@@ -199,10 +204,7 @@ impl Ipvs {
         };
         let snapshot = self.plane.snapshot.load();
         let mut more = false;
-        for worker in 0..self.plane.workers.len() {
-            let Some(own) = master.tell.worker(worker) else {
-                continue;
-            };
+        for own in master.tell.parts() {
             let mut left = RING / 4;
             while left > 0
                 && let Some(offer) = own.ring.pop()
@@ -315,6 +317,7 @@ impl Ipvs {
                     mark: entry.mark,
                     state: entry.state,
                     flags: entry.flags,
+                    age: 0,
                     remaining: entry.timeout,
                     grace: 0,
                     in_pkts: entry.in_pkts,
@@ -334,13 +337,7 @@ impl Ipvs {
                     return;
                 }
                 self.unbound += 1;
-                if backup.waiting.len() < WAITING_MAX {
-                    backup.waiting.push(Waiting {
-                        entry: *entry,
-                        data: data.map(<[u8]>::to_vec),
-                        until: now.plus(entry.timeout),
-                    });
-                }
+                backup.wait(entry, data, now);
             }
         }
     }
@@ -353,13 +350,13 @@ impl Ipvs {
         let snapshot = self.plane.snapshot.load_full();
         if backup.generation != snapshot.generation {
             backup.generation = snapshot.generation;
-            backup.waiting.retain(|w| {
+            backup.waiting.retain(|(.., data), w| {
                 let left = w.until.since(now);
                 let entry = Entry {
                     timeout: left,
                     ..w.entry
                 };
-                left > 0 && !self.put_template(&snapshot, &entry, w.data.as_deref(), now)
+                left > 0 && !self.put_template(&snapshot, &entry, data.as_deref(), now)
             });
         }
         self.backup = Some(backup);
@@ -400,6 +397,30 @@ impl Ipvs {
             origin: Origin::Synced,
         };
         self.tables.put_template(snapshot, &key, dest, &terms, now)
+    }
+}
+
+impl Backup {
+    /// Keeps a template until its service or server is known, the last word of it. Peers may tell of the same one with
+    /// every packet.
+    fn wait(&mut self, entry: &Entry, data: Option<&[u8]>, now: Tick) {
+        let [client, virtual_, _] = entry.ends.all();
+        let key = (
+            entry.ends.proto(),
+            entry.mark,
+            [client, virtual_],
+            data.map(<[u8]>::to_vec),
+        );
+        let full = |b: &Self| b.waiting.len() >= WAITING_MAX && !b.waiting.contains_key(&key);
+        if full(self) && now.since(self.pruned) >= Tick::PER_SECOND {
+            self.pruned = now;
+            self.waiting.retain(|_, w| !now.reached(w.until));
+        }
+        if !full(self) {
+            let until = now.plus(entry.timeout);
+            let entry = *entry;
+            self.waiting.insert(key, Waiting { entry, until });
+        }
     }
 }
 

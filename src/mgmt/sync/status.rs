@@ -172,10 +172,14 @@ fn peer(p: &Peer, node: &Status) -> SyncPeer {
 
 fn of_ipvs(status: &mut SyncStatus, ipvs: &IpvsState) {
     let t = &ipvs.traffic;
+    status.ready = ipvs.ready;
     // The format has nothing by which a backup could know what it lacks.
-    status.ready = true;
-    "the ipvs format can't tell what is missing; see lvs-differences"
-        .clone_into(&mut status.ready_reason);
+    if ipvs.ready {
+        "the ipvs format can't tell what is missing"
+    } else {
+        "listens until ready.timeout is over, since the ipvs format can't tell what is missing"
+    }
+    .clone_into(&mut status.ready_reason);
     status.entries = 0;
     status.sent = SyncTraffic {
         messages: t.messages_sent,

@@ -71,6 +71,7 @@ pub struct Tables {
 struct Link {
     outstanding: usize,
     batch: Vec<PeerRow>,
+    #[allow(clippy::vec_box)] // They come and go as boxes.
     spare: Vec<Box<SyncWork>>,
 }
 
@@ -330,6 +331,7 @@ impl Tables {
             mark: 0,
             state: 0,
             flags: 0,
+            age: 0,
             remaining: 0,
             grace: 0,
             in_pkts: 0,
@@ -383,6 +385,7 @@ impl Tables {
             mark: entry.mark,
             state: entry.state,
             flags: entry.flags,
+            age: entry.timeout.saturating_sub(entry.remaining),
             remaining: entry.remaining,
             grace: if inherited { 0 } else { grace(entry.timeout) },
             // What was this director's own has been used.
@@ -642,14 +645,14 @@ impl Tables {
 impl Link {
     /// A page to be asked for.
     fn page(&mut self, af: Af, cursor: u32, (everything, peers): (bool, bool)) -> Box<SyncWork> {
-        let fits = |work: &Box<SyncWork>| match &**work {
+        let fits = |work: &SyncWork| match work {
             SyncWork::Page(page) => match page.rows {
                 SyncRows::V4(_) => af == Af::V4,
                 SyncRows::V6(_) => af == Af::V6,
             },
             SyncWork::Install(_) => false,
         };
-        if let Some(i) = self.spare.iter().position(fits) {
+        if let Some(i) = self.spare.iter().position(|work| fits(work)) {
             let mut work = self.spare.swap_remove(i);
             if let SyncWork::Page(page) = &mut *work {
                 (page.cursor, page.peers, page.done) = (cursor, peers, false);
@@ -670,8 +673,8 @@ impl Link {
     }
 
     fn spare_rows(&mut self) -> Vec<PeerRow> {
-        let install = |work: &Box<SyncWork>| matches!(**work, SyncWork::Install(_));
-        match self.spare.iter().position(install) {
+        let install = |work: &SyncWork| matches!(work, SyncWork::Install(_));
+        match self.spare.iter().position(|work| install(work)) {
             Some(i) => rows_of(*self.spare.swap_remove(i)),
             None => Vec::with_capacity(BATCH),
         }
@@ -692,6 +695,7 @@ pub struct Terms {
     pub mark: u32,
     pub state: u8,
     pub flags: u16,
+    pub age: u32,
     pub remaining: u32,
     pub grace: u32,
     pub in_pkts: u32,
@@ -707,6 +711,7 @@ impl Terms {
             mark: self.mark,
             state: self.state,
             flags: self.flags,
+            age: self.age,
             remaining: self.remaining,
             grace: self.grace,
             in_pkts: self.in_pkts,

@@ -68,6 +68,8 @@ pub struct IpvsState {
     pub unbound: u64,
     /// Connections that there was no room for.
     pub refused: u64,
+    /// A master, or a backup that has listened for long enough.
+    pub ready: bool,
 }
 
 /// A take-over by another process, as far as it has come.
@@ -317,6 +319,7 @@ impl Machine {
 
     /// Works until the settings change.
     async fn play(&self, mut running: Running, settings: &Settings) {
+        let began = Instant::now();
         let mut told = None::<Instant>;
         let mut problem = None;
         let mut ready = None;
@@ -332,8 +335,15 @@ impl Machine {
                     // What it will be like when it is there again is found out by opening it.
                     return;
                 }
-                let state = state_of(&running, problem.clone(), &self.plane);
-                let is_ready = state.node.as_ref().is_none_or(|n| n.ready);
+                let mut state = state_of(&running, problem.clone(), &self.plane);
+                if let Some(ipvs) = &mut state.ipvs {
+                    // Nothing tells when a backup has all; this long entries have come in.
+                    let waited = began.elapsed() >= settings.ready_timeout;
+                    ipvs.ready = waited || !settings.role.is_backup();
+                }
+                let of_node = state.node.as_ref().map(|n| n.ready);
+                let is_ready = of_node.or_else(|| state.ipvs.as_ref().map(|i| i.ready));
+                let is_ready = is_ready.unwrap_or(true);
                 if ready != Some(is_ready) {
                     ready = Some(is_ready);
                     tell_ready(settings, is_ready);
@@ -423,6 +433,7 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State 
                 discarded: i.discarded(),
                 unbound: i.unbound,
                 refused: i.refused,
+                ready: false,
             }),
         },
     }

@@ -198,15 +198,15 @@ async fn flow(
     while !stop.load(Ordering::Relaxed) && life.is_none_or(|life| opened.elapsed() < life) {
         let asked = Instant::now();
         let answer = say(&mut stream, number as u64, said).await;
-        let mut seen = seen.borrow_mut();
-        let flow = &mut seen.flows[number];
-        if let Err(why) = answer {
-            flow.broken = Some((Instant::now(), why));
-            return;
+        {
+            let flow = &mut seen.borrow_mut().flows[number];
+            if let Err(why) = answer {
+                flow.broken = Some((Instant::now(), why));
+                return;
+            }
+            flow.answers += 1;
+            flow.longest = flow.longest.max(asked.elapsed());
         }
-        flow.answers += 1;
-        flow.longest = flow.longest.max(asked.elapsed());
-        drop(seen);
         said += 1;
         sleep(kind.every).await;
     }
