@@ -33,7 +33,11 @@ struct Node {
 
 /// What a walk finds.
 #[derive(Default)]
-struct Found(Vec<Entry>);
+struct Found {
+    entries: Vec<Entry>,
+    /// Whether other peers tell of everything, too.
+    is_told: bool,
+}
 
 fn number(t: &TemplateEntry) -> EntryId {
     let key = HashKey([1, 2, 3, 4]);
@@ -43,10 +47,13 @@ fn number(t: &TemplateEntry) -> EntryId {
 
 impl Finds for Found {
     fn entry(&mut self, entry: Entry) {
-        self.0.push(entry);
+        self.entries.push(entry);
     }
     fn number(&self, template: &TemplateEntry) -> EntryId {
         number(template)
+    }
+    fn is_told(&self, _: &Entry) -> bool {
+        self.is_told
     }
 }
 
@@ -72,12 +79,22 @@ impl Node {
 
     /// What peers are told of.
     fn told(&mut self) -> Vec<Entry> {
-        let mut found = Found::default();
-        self.tables.begin_pass(false);
+        self.walk(false, false)
+    }
+
+    /// The same in a walk that may make what gone peers told of its own, unless another peer tells of it, too.
+    fn walk(&mut self, adopts: bool, is_told: bool) -> Vec<Entry> {
+        let mut found = Found {
+            is_told,
+            ..Found::default()
+        };
+        self.tables.begin_pass(adopts);
         while !self.tables.step(self.bed.now, &mut found) {
             self.bed.bed.advance(self.bed.now);
         }
-        found.0
+        self.tables.flush();
+        self.bed.bed.advance(self.bed.now);
+        found.entries
     }
 
     /// Takes over what a peer told of.
@@ -268,6 +285,32 @@ fn an_end_removes_what_nobody_used_here() {
     assert_eq!(outcomes, [PeerOutcome::Ignored, PeerOutcome::Removed]);
     assert_eq!(b.connections(), 1, "the one that was used");
     b.check_counts();
+}
+
+#[test]
+fn what_a_gone_peer_told_of_becomes_ones_own() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    for workers in 1..=2 {
+        let setup = setup(services());
+        let (mut a, mut b) = (Node::with(&setup, workers), Node::with(&setup, workers));
+        for n in 0..300 {
+            open(&mut a, client(n));
+        }
+        let told = a.told();
+        b.take(&told, false);
+        assert!(b.walk(true, true).is_empty(), "another peer has them");
+        assert!(b.told().is_empty(), "they are its");
+        assert_eq!(b.walk(true, false).len(), 301, "template and connections");
+        assert_eq!(b.told().len(), 301, "from now on");
+        b.take(&told, true);
+        assert_eq!(b.connections(), 300, "nobody else ends them");
+        b.check_counts();
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 mod flows;
 mod pair;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ const TALK: Duration = Duration::from_secs(15);
 const KILLED_AFTER: Duration = Duration::from_secs(17);
 /// How long it is away.
 const AWAY: Duration = Duration::from_secs(5);
+/// After how long a request without an answer is given up, in milliseconds.
+const PATIENCE_MS: u64 = 8000;
 /// Sessions that are older than this have to survive.
 const BOUND: Duration = Duration::from_secs(3);
 /// How long the other one may take to have the addresses, and the old master to have them back.
@@ -111,7 +113,7 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
         calls,
         rate,
         talk_ms,
-        patience_ms: None,
+        patience_ms: Some(PATIENCE_MS),
     };
     // A call or three to let the kernel find the neighbours.
     let (mut warm, file) = caller("warm", 3, 10, 0).start(&pair.lab, &pair.client)?;
@@ -156,24 +158,13 @@ pub(super) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     );
     for (name, director) in [("old master", &mut pair.a), ("other one", &mut pair.b)] {
         let stopped = director.stop();
-        let clean = stopped.as_ref().is_ok_and(ExitStatusExt::is_clean);
+        let clean = stopped.is_ok_and(|status| status.success());
         promises.see(
             clean && !director.is_ready(),
             format!("the {name} stops cleanly, and tells keepalived first"),
         );
     }
     promises.verdict(out)
-}
-
-/// A word for a success.
-trait ExitStatusExt {
-    fn is_clean(&self) -> bool;
-}
-
-impl ExitStatusExt for std::process::ExitStatus {
-    fn is_clean(&self) -> bool {
-        self.success()
-    }
 }
 
 /// Both ends of all connections are this process's.
@@ -332,6 +323,8 @@ struct Tally {
     /// In progress when the master was killed, and among those the ones that had to survive.
     open: u64,
     old: u64,
+    /// Those of them that did not end at their server.
+    cut: u64,
     /// Requests within calls, and of those the ones that another server heard than the call's: of calls that had to
     /// survive the change of the master before, and of younger ones.
     requests: u64,
@@ -350,6 +343,7 @@ impl Tally {
             ..Self::default()
         };
         let mut open: HashMap<&str, f64> = HashMap::new();
+        let mut ended: HashSet<&str> = HashSet::new();
         for h in heard {
             if h.at < events.killed.wall {
                 match h.method {
@@ -364,6 +358,9 @@ impl Tally {
             tally.requests += 1;
             let home = homes.get(&*h.call);
             if home.is_some_and(|(agent, _)| *agent == h.agent) {
+                if h.method == Method::Bye {
+                    ended.insert(&h.call);
+                }
                 continue;
             }
             if home.is_some_and(|(_, began)| is_young(events, *began, h.at)) {
@@ -373,8 +370,12 @@ impl Tally {
             }
         }
         tally.open = open.len() as u64;
-        let is_old = |at: &&f64| **at <= events.killed.wall - BOUND.as_secs_f64();
-        tally.old = open.values().filter(is_old).count() as u64;
+        let old = open.iter();
+        let old = old.filter(|(_, at)| **at <= events.killed.wall - BOUND.as_secs_f64());
+        for (call, _) in old {
+            tally.old += 1;
+            tally.cut += u64::from(!ended.contains(call));
+        }
         tally
     }
 }
@@ -516,6 +517,14 @@ fn judge(
         "misdirected in-dialog requests = 0",
     );
     promises.see(
+        tally.cut == 0 && tally.old > 0,
+        format!(
+            "{} of {} calls older than 3 s ended at their server",
+            tally.old - tally.cut,
+            tally.old
+        ),
+    );
+    promises.see(
         rows.iter().all(|r| r.broken == 0 && r.answers > 0),
         "broken established TCP connections older than 3 s = 0",
     );
@@ -542,4 +551,66 @@ fn refused(seen: &Seen) -> String {
         "every new TCP connection came about; {} did not{why}",
         seen.refused.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events() -> Events {
+        let now = Instant::now();
+        let moment = |wall: f64| Moment { at: now, wall };
+        Events {
+            killed: moment(100.0),
+            taken: moment(100.5),
+            started: moment(106.0),
+            serves: moment(107.0),
+            ready: moment(108.0),
+            returned: moment(109.0),
+            entries: (1, 1),
+            resynchronised: 1,
+            management: (0.0, 0.0),
+            takings: (1, 1),
+        }
+    }
+
+    #[test]
+    fn young_is_what_began_shortly_before_a_change_or_during_it() {
+        let e = events();
+        assert!(!is_young(&e, 90.0, 120.0) && !is_young(&e, 96.9, 100.1));
+        assert!(is_young(&e, 97.1, 100.1) && is_young(&e, 97.1, 120.0));
+        assert!(!is_young(&e, 97.1, 99.9), "nothing had happened yet");
+        assert!(is_young(&e, 101.0, 103.0) && !is_young(&e, 102.0, 108.9));
+        assert!(is_young(&e, 107.0, 110.0) && !is_young(&e, 105.9, 110.0));
+    }
+
+    #[test]
+    fn a_request_at_another_server_is_misdirected_and_forgiven_only_to_the_young() {
+        let heard = |at, agent, call: &str, method| Heard {
+            at,
+            agent,
+            call: call.to_owned(),
+            method,
+        };
+        let all = [
+            heard(90.0, 0, "old", Method::Invite),
+            heard(91.0, 1, "lost", Method::Invite),
+            heard(99.0, 2, "young", Method::Invite),
+            heard(110.0, 0, "old", Method::Bye),
+            heard(110.0, 2, "lost", Method::Bye),
+            heard(111.0, 0, "young", Method::Bye),
+            heard(112.0, 0, "unheard of", Method::Ack),
+        ];
+        let tally = Tally::of(&all, &events());
+        let expected = Tally {
+            calls: 3,
+            open: 3,
+            old: 2,
+            cut: 1,
+            requests: 4,
+            misdirected: 2,
+            misdirected_young: 1,
+        };
+        assert_eq!(tally, expected);
+    }
 }

@@ -415,3 +415,16 @@ fn config(device: DemoDevice, d: &Director, own: u8, (worker, main): (usize, usi
         d.file("sock").display(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_what_keepalived_is_told() {
+        let docs = include_str!("../../../../docs/failover.md");
+        let told = keepalived(Path::new("/run/polder/ready"), 110, 3);
+        let block: String = told.lines().map(|l| format!("    {l}\n")).collect();
+        assert!(docs.contains(&block), "docs/failover.md lacks:\n{block}");
+    }
+}

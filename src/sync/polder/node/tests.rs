@@ -1,6 +1,6 @@
 //! Nodes that talk to each other in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::net::Af;
@@ -111,7 +111,12 @@ impl Bed {
     }
 
     fn pass(&mut self, at: usize) {
-        self.nodes[at].pass_begin(self.now);
+        if self.nodes[at].pass_begin(self.now) {
+            let all = self.tables[at].values().map(|(entry, _)| entry);
+            let orphans = all.filter(|e| !self.nodes[at].is_told(self.now, e));
+            let orphans: Vec<_> = orphans.cloned().collect();
+            self.own[at].extend(orphans);
+        }
         for entry in self.own[at].clone() {
             self.nodes[at].pass_entry(self.now, entry);
         }
@@ -157,6 +162,53 @@ impl Bed {
             }
         }
     }
+}
+
+#[test]
+fn a_director_that_returns_is_ready_once_it_has_what_its_former_life_told() {
+    // Away so short that it is hardly missed, missed, and so long that it is forgotten.
+    for away in [REPLACED_AFTER + 5, 500, FORGOTTEN_AFTER + 500] {
+        let mut bed = Bed::new(&[Role::Both, Role::Both]);
+        bed.own[0] = (0..3000).map(|n| conn(n, 90_000, None)).collect();
+        bed.run(300);
+        assert_eq!(bed.tables[1].len(), 3000);
+        bed.keep = Box::new(|_, _| false);
+        bed.run(away);
+        bed.own[0].clear();
+        let config = config("n0", Role::Both);
+        let key = HashKey::from_seed(7);
+        bed.nodes[0] = Node::with_id_key(config, keys(), 200, key, bed.now);
+        bed.keep = Box::new(|_, _| true);
+        let mut waited = 0;
+        while !bed.nodes[0].is_ready(bed.now) {
+            bed.run(1);
+            waited += 1;
+            assert!(waited < 500, "away for {away} ticks");
+        }
+        assert_eq!(bed.tables[0].len(), 3000, "away for {away} ticks");
+    }
+}
+
+#[test]
+fn what_a_living_peer_tells_of_is_not_told_by_another() {
+    let mut bed = Bed::new(&[Role::Both, Role::Both, Role::Both]);
+    bed.own[0] = (0..100).map(|n| conn(n, 90_000, None)).collect();
+    bed.own[2] = (200..220).map(|n| conn(n, 90_000, None)).collect();
+    bed.run(300);
+    assert_eq!(bed.tables[1].len(), 120);
+    bed.own[0].clear();
+    bed.keep = Box::new(|from, to| from != 0 && to != 0);
+    bed.run(500);
+    assert!(bed.own[1].is_empty(), "the dead one may come back");
+    let key = HashKey::from_seed(7);
+    bed.nodes[0] = Node::with_id_key(config("n0", Role::Both), keys(), 200, key, bed.now);
+    bed.keep = Box::new(|_, _| true);
+    bed.run(500);
+    let ids = bed.tables[0].values().map(|(e, _)| format!("{e:?}"));
+    assert_eq!(ids.collect::<BTreeSet<_>>().len(), 120, "all came back");
+    let others = bed.own[1].iter().filter(|e| bed.own[2].contains(e));
+    assert_eq!(others.count(), 0, "each by one of them");
+    assert_eq!(bed.own[1].len() + bed.own[2].len(), 120);
 }
 
 #[test]
