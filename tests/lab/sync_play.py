@@ -624,8 +624,9 @@ class Play:
             origins = self.backup.origins()
             self.check(f"the kernel lists all of them as SYNC ({dict(origins)})", set(origins) == {"SYNC"})
         if self.args.version == 1:
-            # Where only templates are told of, only they are counted alike.
-            n = 1 if self.args.how == "templates" else 3
+            # Where only templates are told of, only they are counted alike; and a connection that came before its service
+            # is counted with its next packet (specification §9.9).
+            n = 1 if self.args.how in ("templates", "late") else 3
             for _ in range(30): # those that were reset end meanwhile
                 ours, theirs = ({k: c[:n] for k, c in d.counts().items()} for d in (self.master, self.backup))
                 if ours == theirs:
@@ -642,7 +643,7 @@ class Play:
                            f"{s['discarded']}", s["running"] and not s["problem"]
                            # Version 0 has no IPv6, and a mark's template is of no service there.
                            and (self.args.version == 0 or not s["discarded"])
-                           and not set(noted) - ({"unbound"} if self.args.version == 0 else set()), json.dumps(s))
+                           and not set(noted) - ({"unbound"} if self.args.version == 0 or self.args.how == "late" else set()), json.dumps(s))
 
     def go_back(self):
         """What began at the second director is known to the first one as well."""
