@@ -408,6 +408,28 @@ fn a_template_that_nobody_used_here_is_not_told_back_and_goes_with_its_director(
 }
 
 #[test]
+fn who_tells_of_a_connection_tells_of_its_template() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let server = open(&mut a, client(1));
+    a.tell(&mut b);
+    // A is gone. The client goes on with its connection at B, which does not use the template.
+    b.to(&tcp(client(1), tcp_flags::ACK));
+    let told = b.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    let mut c = Node::new(services());
+    c.take(&told, false);
+    assert_eq!(c.to(&tcp(client(7), tcp_flags::SYN)), server);
+    assert_eq!(b.told().len(), 2, "and again");
+    c.check_counts();
+}
+
+#[test]
 fn calls_of_a_one_packet_service_stay_on_their_servers() {
     let sip = |call: &str| {
         format!(
