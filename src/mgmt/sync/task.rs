@@ -281,7 +281,7 @@ impl Machine {
             let why = match self.control.hand_over() {
                 HandOver::Telling { port: p, key: k } if p == port && k == key => None,
                 HandOver::Finishing { port: p, key: k } if p == port && k == key => {
-                    finishing = finishing.or(Some(Instant::now()));
+                    finishing = finishing.or_else(|| Some(Instant::now()));
                     None
                 }
                 _ => Some("the take-over was given up"),
