@@ -501,3 +501,18 @@ fn a_template_without_a_service_waits_once_however_often_it_is_told() {
     assert_eq!(backup.listing(), both);
     backup.bed.check_counts();
 }
+
+#[test]
+fn what_version_0_has_no_room_for_is_not_offered() {
+    let services = vec![service(
+        proto::UDP,
+        "[2001:db8:1::100]:53",
+        vec![dest("2001:db8:2::11", 53)],
+    )];
+    let mut master = master(services, Version::V0);
+    let (from, to) = (at("[2001:db8:9::1]:5000"), at("[2001:db8:1::100]:53"));
+    master.bed.client(&from_client().udp(from, to, b"?"));
+    master.pass(3);
+    assert_eq!(told(&master.sent()), [""; 0]);
+    assert_eq!(master.ipvs.discarded(), 0, "nothing was lost");
+}
