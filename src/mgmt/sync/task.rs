@@ -73,6 +73,8 @@ pub struct IpvsState {
     pub unbound: u64,
     /// Connections that there was no room for.
     pub refused: u64,
+    /// It takes nothing, or has for the time of `ready_timeout`: more can't be known.
+    pub ready: bool,
 }
 
 /// A take-over by another process, as far as it has come.
@@ -194,6 +196,8 @@ enum Running {
 impl Machine {
     /// Plays the role that the settings give, for ever.
     pub async fn run(self) {
+        // A change of settings changes nothing of what the tables have.
+        let mut ready = false;
         loop {
             if let HandOver::Telling { port, key } | HandOver::Finishing { port, key } =
                 self.control.hand_over()
@@ -202,19 +206,23 @@ impl Machine {
                 continue;
             }
             let settings = self.control.settings();
-            self.plane.sync.off_duty.store(
-                settings.backup_only && settings.role.is_backup(),
-                Ordering::Relaxed,
-            );
             if settings.role == Role::Off {
+                self.set_off_duty(false);
+                ready = true;
                 *lock(&self.control.state) = State::default();
                 tell_ready(&settings, true);
                 self.control.changed.notified().await;
                 continue;
             }
-            match self.start(&settings) {
-                Ok(running) => self.play(running, &settings).await,
+            match self.start(&settings, ready) {
+                Ok(running) => {
+                    self.set_off_duty(settings.backup_only && settings.role.is_backup());
+                    ready = self.play(running, &settings, ready).await;
+                }
                 Err(problem) => {
+                    // What can't be taken from others must not keep this one from its work.
+                    self.set_off_duty(false);
+                    ready = false;
                     *lock(&self.control.state) = State {
                         problem: Some(problem),
                         ..State::default()
@@ -227,6 +235,10 @@ impl Machine {
                 }
             }
         }
+    }
+
+    fn set_off_duty(&self, is: bool) {
+        self.plane.sync.off_duty.store(is, Ordering::Relaxed);
     }
 
     /// Hands everything over to another process; returns when that is done or given up.
@@ -331,26 +343,30 @@ impl Machine {
         std::future::pending::<()>().await;
     }
 
-    fn start(&self, settings: &Settings) -> Result<Running, String> {
+    fn start(&self, settings: &Settings, was_ready: bool) -> Result<Running, String> {
         let tables = Tables::new(Arc::clone(&self.plane), self.owner_key);
         Ok(match settings.format {
             Format::Ipvs(_) => Running::Ipvs(Box::new(Ipvs::start(&self.plane, tables, settings)?)),
             Format::Polder => {
                 let name = settings.name.clone().unwrap_or_else(host_name);
-                let node = Polder::start(
+                let mut polder = Polder::start(
                     &self.plane,
                     tables,
                     settings,
                     (name, random()),
                     self.entries_max,
-                );
-                Running::Polder(Box::new(node?))
+                )?;
+                if was_ready {
+                    polder.node.assume_ready();
+                }
+                Running::Polder(Box::new(polder))
             }
         })
     }
 
-    /// Works until the settings change.
-    async fn play(&self, mut running: Running, settings: &Settings) {
+    /// Works until the settings change; whether it was ready last.
+    async fn play(&self, mut running: Running, settings: &Settings, was_ready: bool) -> bool {
+        let began = Instant::now();
         let mut told = None::<Instant>;
         let mut problem = None;
         let mut ready = None;
@@ -362,8 +378,14 @@ impl Machine {
             };
             if told.is_none_or(|t| t.elapsed() >= TELLING) {
                 told = Some(Instant::now());
-                let state = state_of(&running, problem.clone(), &self.plane);
-                let is_ready = state.node.as_ref().is_none_or(|n| n.ready);
+                let waits = !was_ready
+                    && settings.role.is_backup()
+                    && began.elapsed() < settings.ready_timeout;
+                let state = state_of(&running, problem.clone(), &self.plane, !waits);
+                let is_ready = match (&state.node, &state.ipvs) {
+                    (Some(node), _) => node.ready,
+                    (None, ipvs) => ipvs.as_ref().is_some_and(|i| i.ready),
+                };
                 if ready != Some(is_ready) {
                     ready = Some(is_ready);
                     tell_ready(settings, is_ready);
@@ -378,7 +400,7 @@ impl Machine {
                     if self.control.settings() != *settings
                         || self.control.hand_over() != HandOver::No
                     {
-                        return;
+                        return ready.unwrap_or(was_ready);
                     }
                     if let Running::Polder(p) = &mut running {
                         match polder::keys(settings.key_file.as_deref()) {
@@ -468,7 +490,7 @@ async fn readable(running: &Running) {
     .await;
 }
 
-fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State {
+fn state_of(running: &Running, problem: Option<String>, plane: &Plane, ipvs_ready: bool) -> State {
     match running {
         Running::Polder(p) => State {
             running: true,
@@ -489,6 +511,7 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State 
                 discarded: i.discarded(),
                 unbound: i.unbound,
                 refused: i.refused,
+                ready: ipvs_ready,
             }),
         },
     }
