@@ -7,6 +7,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::Traffic;
 use super::socket::{self, Link, Use};
 use super::tables::{Finds, Tables, TemplateTerms, Terms};
@@ -71,17 +73,47 @@ struct Backup {
     receiver: Receiver,
     threshold: u32,
     buffer: Vec<u8>,
-    waiting: Vec<Waiting>,
+    waiting: Waiting,
     /// Generation of the snapshot that those were looked up in.
     generation: u64,
 }
 
-/// A template that waits for its service or server.
-#[derive(Debug)]
+/// What a template is known by, wherever its server is.
+type TemplateName = (SocketAddr, SocketAddr, u8, u32, Option<Box<[u8]>>);
+
+/// Templates that wait for their service or server, each once: masters tell of one with every packet. Invariant: there
+/// are [`WAITING_MAX`] at most.
+#[derive(Debug, Default)]
 struct Waiting {
-    entry: Entry,
-    data: Option<Vec<u8>>,
-    until: Tick,
+    entries: HashMap<TemplateName, (Entry, Tick)>,
+}
+
+impl Waiting {
+    /// Keeps what was told of a template last. `false` when there is no room, even without those whose time is over.
+    fn keep(&mut self, entry: &Entry, data: Option<&[u8]>, now: Tick) -> bool {
+        let [client, virtual_, _] = entry.ends.all();
+        let data = data.map(Into::into);
+        let name = (client, virtual_, entry.ends.proto(), entry.mark, data);
+        let full = self.entries.len() >= WAITING_MAX && !self.entries.contains_key(&name);
+        if full {
+            self.entries.retain(|_, (_, until)| !now.reached(*until));
+        }
+        let room = self.entries.len() < WAITING_MAX || self.entries.contains_key(&name);
+        if room {
+            let until = now.plus(entry.timeout);
+            self.entries.insert(name, (*entry, until));
+        }
+        room
+    }
+
+    /// Offers each with the time that it has left; those that are taken do not wait any more.
+    fn offer(&mut self, now: Tick, mut take: impl FnMut(&Entry, Option<&[u8]>) -> bool) {
+        self.entries.retain(|(.., data), (entry, until)| {
+            let timeout = until.since(now);
+            let entry = Entry { timeout, ..*entry };
+            timeout > 0 && !take(&entry, data.as_deref())
+        });
+    }
 }
 
 impl Ipvs {
@@ -134,7 +166,7 @@ impl Ipvs {
                 threshold: settings.policy.threshold,
                 // One byte more, so that a message that was cut is seen to be no message.
                 buffer: vec![0; channel.received_max(mtu) + 1],
-                waiting: Vec::new(),
+                waiting: Waiting::default(),
                 generation: 0,
             })
         });
@@ -335,12 +367,8 @@ impl Ipvs {
                     return;
                 }
                 self.unbound += 1;
-                if backup.waiting.len() < WAITING_MAX {
-                    backup.waiting.push(Waiting {
-                        entry: *entry,
-                        data: data.map(<[u8]>::to_vec),
-                        until: now.plus(entry.timeout),
-                    });
+                if !backup.waiting.keep(entry, data, now) {
+                    self.refused += 1;
                 }
             }
         }
@@ -354,14 +382,9 @@ impl Ipvs {
         let snapshot = self.plane.snapshot.load_full();
         if backup.generation != snapshot.generation {
             backup.generation = snapshot.generation;
-            backup.waiting.retain(|w| {
-                let left = w.until.since(now);
-                let entry = Entry {
-                    timeout: left,
-                    ..w.entry
-                };
-                left > 0 && !self.put_template(&snapshot, &entry, w.data.as_deref(), now)
-            });
+            let take =
+                |entry: &Entry, data: Option<&[u8]>| self.put_template(&snapshot, entry, data, now);
+            backup.waiting.offer(now, take);
         }
         self.backup = Some(backup);
     }
@@ -563,5 +586,61 @@ impl Finds for Nothing {
     fn entry(&mut self, _: entry::Entry) {}
     fn number(&self, _: &TemplateEntry) -> EntryId {
         EntryId(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Addr4;
+
+    fn template(client: u32, timeout: u32) -> Entry {
+        let ends = Ends::<V4> {
+            proto: 6,
+            caddr: Addr4(client),
+            cport: 0,
+            vaddr: Addr4(0xc633_6401),
+            vport: 80,
+            daddr: Addr4(0x0a00_000b),
+            dport: 80,
+        };
+        Entry {
+            ends: ends.into(),
+            flags: 0,
+            state: 0,
+            mark: 0,
+            timeout,
+            in_pkts: 3,
+        }
+    }
+
+    #[test]
+    fn a_template_that_is_told_again_and_again_waits_once_with_what_was_told_last() {
+        let mut waiting = Waiting::default();
+        for n in 0..100_000 {
+            assert!(waiting.keep(&template(1, 500), None, Tick(n)));
+        }
+        assert!(waiting.keep(&template(1, 500), Some(b"call"), Tick(99_999)));
+        assert!(waiting.keep(&template(2, 500), None, Tick(99_999)));
+        let mut offered = Vec::new();
+        waiting.offer(Tick(100_099), |entry, data| {
+            offered.push((entry.timeout, data.map(<[u8]>::len)));
+            true
+        });
+        offered.sort_unstable();
+        assert_eq!(offered, [(400, None), (400, None), (400, Some(4))]);
+        assert!(waiting.entries.is_empty());
+    }
+
+    #[test]
+    fn those_whose_time_is_over_make_room() {
+        let mut waiting = Waiting::default();
+        let most = u32::try_from(WAITING_MAX).expect("few");
+        for client in 0..most {
+            assert!(waiting.keep(&template(client, 100), None, Tick(0)));
+        }
+        assert!(!waiting.keep(&template(most, 100), None, Tick(99)));
+        assert!(waiting.keep(&template(most, 100), None, Tick(100)));
+        assert_eq!(waiting.entries.len(), 1);
     }
 }
