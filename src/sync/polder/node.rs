@@ -36,6 +36,9 @@ const CONTROL_MAX: usize = 256;
 const REPLACED_AFTER: u32 = 3 * MARK_EVERY;
 /// Passes at most until those who wait for the entries of the gone need not wait any longer.
 const ADOPTING_MAX: u8 = 10;
+/// Ticks from the start for which readiness waits for those who are heard but can't be followed yet. All who are alive
+/// answer sooner; replays of those who are not can't hold it up for longer.
+const STRANGERS_FOR: u32 = 5 * Tick::PER_SECOND;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -622,10 +625,10 @@ impl Node {
                 _ => Seen::Covered,
             };
         }
-        // Who tells and is not followed yet may have what the others lack. Replays can't hold it up for longer.
+        // Who tells and is not followed yet may have what the others lack.
         let lately = |at: Tick| now.since(at) <= ALIVE;
         let may_lack = self.stranger.is_some_and(lately)
-            && now.since(self.began) < self.config.ready_timeout
+            && now.since(self.began) < STRANGERS_FOR
             && !self.readiness.is_ready();
         if seen == Seen::Covered && may_lack {
             seen = Seen::Short;
