@@ -172,14 +172,13 @@ fn peer(p: &Peer, node: &Status) -> SyncPeer {
 
 fn of_ipvs(status: &mut SyncStatus, ipvs: &IpvsState) {
     let t = &ipvs.traffic;
-    status.ready = ipvs.ready;
     // The format has nothing by which a backup could know what it lacks.
-    if ipvs.ready {
-        "the ipvs format can't tell what is missing"
-    } else {
-        "listens until ready.timeout is over, since the ipvs format can't tell what is missing"
+    status.ready = ipvs.ready;
+    status.ready_reason = match ipvs.ready {
+        true => "the ipvs format can't tell what is missing; see lvs-differences",
+        false => "the ipvs format can't tell what is missing: waits for the time of ready_timeout",
     }
-    .clone_into(&mut status.ready_reason);
+    .to_owned();
     status.entries = 0;
     status.sent = SyncTraffic {
         messages: t.messages_sent,

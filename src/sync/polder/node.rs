@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use status::{Direction, Peer, State, Status, Traffic};
 
 use super::keys::Keys;
-use super::receiver::{Apply, Bequest, Outgoing, Receiver, Welcomed, What};
+use super::receiver::{ALIVE, Apply, Bequest, Outgoing, Receiver, Welcomed, What};
 use super::seal::{self, Sealer};
 use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To, same_server};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
@@ -165,6 +165,9 @@ pub struct Node {
     hello_at: Tick,
     /// Somebody was heard who is not trusted yet.
     strangers: bool,
+    /// When somebody told of entries who is not followed yet.
+    unfollowed: Option<Tick>,
+    began: Tick,
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
     orphans: Orphans,
@@ -205,6 +208,8 @@ impl Node {
             nonces: Nonces::new(boot, now),
             hello_at: now,
             strangers: false,
+            unfollowed: None,
+            began: now,
             sender,
             receivers: Vec::new(),
             orphans: Orphans::None,
@@ -372,6 +377,7 @@ impl Node {
                     return Ok(());
                 }
                 let Some(receiver) = self.receivers.iter_mut().find(|r| r.boot == boot) else {
+                    self.unfollowed = Some(now);
                     self.greet(now, boot, from);
                     return Err(Rejected::Untrusted);
                 };
@@ -644,9 +650,17 @@ impl Node {
                 _ => Seen::Covered,
             };
         }
-        let was_ready = self.readiness.is_ready();
+        // Who tells and is not followed yet may have what the others lack. Replays can't hold it up for longer.
+        let lately = |at: Tick| now.since(at) <= ALIVE;
+        let may_lack = self.unfollowed.is_some_and(lately)
+            && now.since(self.began) < self.config.ready_timeout
+            && !self.readiness.is_ready();
+        if seen == Seen::Covered && may_lack {
+            seen = Seen::Short;
+        }
+        let was_sure = self.readiness.is_sure();
         self.readiness.judge(now, seen);
-        if !was_ready && self.readiness.is_ready() {
+        if !was_sure && self.readiness.is_sure() {
             // Tables may have entries of before state sync was started, or was something else.
             self.orphans = Orphans::Wanted { passes: 0 };
         }
@@ -797,6 +811,13 @@ impl Node {
     #[must_use]
     pub fn boots(&self) -> (usize, usize) {
         self.boots.len()
+    }
+
+    /// Takes it for ready until it is found not to be: its tables are those of a director that was.
+    pub fn assume_ready(&mut self) {
+        if self.config.role.listens() {
+            self.readiness.assume();
+        }
     }
 
     /// Whether it has what it needs to take over, as of the last [`Node::poll`].

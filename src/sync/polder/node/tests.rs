@@ -485,3 +485,37 @@ fn a_recorded_welcome_makes_nobody_trusted() {
     backup.receive(late, addr(0), &mut welcome.bytes.clone());
     assert_eq!(backup.receivers().count(), 0);
 }
+
+#[test]
+fn who_is_heard_but_not_followed_yet_may_have_what_is_missing() {
+    let mut bed = Bed::new(&[Role::Both; 3]);
+    bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
+    // The first hears both others, but only the third hears it.
+    bed.keep = Box::new(|from, to| (from, to) != (0, 1));
+    bed.run(500);
+    let third = bed.nodes[2].boot();
+    let first = &bed.nodes[0];
+    assert!(first.receiver(third).is_some_and(|r| r.synced().is_some()));
+    assert!(!first.is_ready(bed.now), "the second may have anything");
+    bed.keep = Box::new(|_, _| true);
+    bed.run(500);
+    assert_eq!(bed.tables[0].len(), 100);
+    assert!(bed.nodes[0].is_ready(bed.now));
+}
+
+#[test]
+fn a_director_that_was_ready_stays_so_unless_it_is_found_short() {
+    let mut bed = Bed::new(&[Role::Both; 2]);
+    bed.nodes[0].assume_ready();
+    bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
+    for _ in 0..50 {
+        bed.run(20);
+        assert!(bed.nodes[0].is_ready(bed.now));
+    }
+    let mut bed = Bed::new(&[Role::Both; 2]);
+    bed.nodes[0].assume_ready();
+    bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
+    bed.takes = false;
+    bed.run(1500);
+    assert!(!bed.nodes[0].is_ready(bed.now), "its tables take nothing");
+}
