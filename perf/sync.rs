@@ -336,7 +336,7 @@ fn connection(i: u32, remaining: u32) -> Entry {
             cport: 1025,
             vaddr: Addr4(2),
             vport: 443,
-            daddr: Addr4(0x0a00_0000 | (i % 100)),
+            daddr: Addr4(0x0a00_0000 + i % 100),
             dport: 443,
         }),
         mark: 0,

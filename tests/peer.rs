@@ -350,7 +350,7 @@ fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
     a.pass_time(100);
     b.pass_time(100);
     b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
-    let closing = b.bed.bed.connections()[0].clone();
+    let closing = b.bed.bed.connections()[0];
     // A saw no packet since, but gives an established connection more time than B gives one that ends.
     assert_eq!(a.tell(&mut b), [PeerOutcome::Ignored]);
     assert_eq!(b.bed.bed.connections(), [closing]);
@@ -405,6 +405,28 @@ fn a_template_that_nobody_used_here_is_not_told_back_and_goes_with_its_director(
             .sum::<u32>(),
         0
     );
+}
+
+#[test]
+fn who_tells_of_a_connection_tells_of_its_template() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let server = open(&mut a, client(1));
+    a.tell(&mut b);
+    // A is gone. The client goes on with its connection at B, which does not use the template.
+    b.to(&tcp(client(1), tcp_flags::ACK));
+    let told = b.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    let mut c = Node::new(services());
+    c.take(&told, false);
+    assert_eq!(c.to(&tcp(client(7), tcp_flags::SYN)), server);
+    assert_eq!(b.told().len(), 2, "and again");
+    c.check_counts();
 }
 
 #[test]
@@ -662,31 +684,33 @@ fn a_deaf_worker_takes_no_frames_but_does_what_it_is_asked() {
         1,
         "it goes on with the connection that came meanwhile"
     );
-    #[test]
-    fn icmp_errors_about_a_connection_of_an_unknown_server_are_translated_too() {
-        let mut a = Node::new(tcp_service());
-        let server = open(&mut a, client(1));
-        let mut b = Node::new(vec![service(proto::TCP, VIP, Vec::new())]);
-        a.tell(&mut b);
-        let side = from_server(&server.ip().to_string());
-        let to_server = b.bed.client(&tcp(client(1), tcp_flags::ACK)).remove(0).1;
-        let complaint = side.icmp_error(IcmpError::TooBig { mtu: 1400 }, server.ip(), &to_server);
-        let out = b.bed.server(&complaint);
-        assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
-        let (from, to, _) = ends(&out[0].1);
-        assert_eq!((from.ip(), to.ip()), (at(VIP).ip(), client(1).ip()));
-        let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
-        let to_client = b.bed.server(&reply).remove(0).1;
-        let complaint = from_client().icmp_error(
-            IcmpError::TooBig { mtu: 1400 },
-            ip("203.0.113.1"),
-            &to_client,
-        );
-        let out = b.bed.client(&complaint);
-        assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
-        assert_eq!(ends(&out[0].1).1.ip(), server.ip());
-        b.check_counts();
-    }
+    b.check_counts();
+}
+
+#[test]
+fn icmp_errors_about_a_connection_of_an_unknown_server_are_translated_too() {
+    let mut a = Node::new(tcp_service());
+    let server = open(&mut a, client(1));
+    let mut b = Node::new(vec![service(proto::TCP, VIP, Vec::new())]);
+    a.tell(&mut b);
+    let side = from_server(&server.ip().to_string());
+    let to_server = b.bed.client(&tcp(client(1), tcp_flags::ACK)).remove(0).1;
+    let complaint = side.icmp_error(IcmpError::TooBig { mtu: 1400 }, server.ip(), &to_server);
+    let out = b.bed.server(&complaint);
+    assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+    let (from, to, _) = ends(&out[0].1);
+    assert_eq!((from.ip(), to.ip()), (at(VIP).ip(), client(1).ip()));
+    let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
+    let to_client = b.bed.server(&reply).remove(0).1;
+    let complaint = from_client().icmp_error(
+        IcmpError::TooBig { mtu: 1400 },
+        ip("203.0.113.1"),
+        &to_client,
+    );
+    let out = b.bed.client(&complaint);
+    assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
+    assert_eq!(ends(&out[0].1).1.ip(), server.ip());
+    b.check_counts();
 }
 
 #[test]

@@ -18,6 +18,11 @@ const END: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_micros(500);
 /// Between two questions how far it has come.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long a control socket is waited for whose process does not run.
+const STALE: Duration = Duration::from_secs(1);
+/// Answers: everything was handed over, and nothing is any more.
+const DONE: &str = "done";
+const GIVEN_UP: &str = "none";
 
 fn step(client: &Client, step: &HandOverStep) -> Result<HandOverState, String> {
     let body = serde_json::to_vec(step).map_err(|e| e.to_string())?;
@@ -40,23 +45,32 @@ pub fn collect(socket: &Path, stop: &mut dyn FnMut() -> bool) -> Result<Inherita
     let mut collector = Collector::new(&key, most)?;
     let port = collector.port()?;
     step(&client, &HandOverStep::Begin { port, key }).map_err(told)?;
-    match follow(&client, &mut collector, stop) {
-        Ok(()) => {}
-        Err(e) => {
-            // It notices by itself, too, after a while.
-            let _ = step(&client, &HandOverStep::Cancel);
+    // A process in another container is not seen, whether it runs or not.
+    let seen = runs(before.pid).then_some(before.pid);
+    let mut stopped = false;
+    let mut stop = || {
+        stopped = stopped || stop();
+        stopped
+    };
+    if let Err(e) = follow(&client, &mut collector, seen, &mut stop) {
+        // It notices by itself, too, after a while.
+        let cancelled = step(&client, &HandOverStep::Cancel);
+        let too_late = cancelled.is_ok_and(|state| state.state == DONE);
+        if stopped || !too_late {
             return Err(told(e));
         }
+        // Everything is here, and the other ends: nobody would serve.
     }
     let inheritance = collector.finish();
-    wait_for_end(before.pid, socket).map_err(told)?;
+    wait_for_end(seen, socket).map_err(told)?;
     Ok(inheritance)
 }
 
-/// Collects until everything is here.
+/// Collects until everything is here, or until the other has ended: then what is here is all that there is.
 fn follow(
     client: &Client,
     collector: &mut Collector,
+    pid: Option<u32>,
     stop: &mut dyn FnMut() -> bool,
 ) -> Result<(), String> {
     let mut finishing = false;
@@ -81,10 +95,23 @@ fn follow(
             finishing = true;
             since = Instant::now();
         }
-        if finishing && asked.elapsed() >= ASK_EVERY {
+        if asked.elapsed() >= ASK_EVERY {
             asked = Instant::now();
-            if step(client, &HandOverStep::Ask)?.state == "done" {
-                return Ok(());
+            match step(client, &HandOverStep::Ask).map(|answer| answer.state) {
+                Ok(state) if state == DONE => return Ok(()),
+                Ok(state) if state == GIVEN_UP => {
+                    return Err("the polder that runs has given it up; it goes on".to_owned());
+                }
+                Err(_) if pid.is_some_and(|pid| !runs(pid)) => {
+                    if !finishing {
+                        eprintln!(
+                            "polder: the polder that ran has ended midway; what it told so far is taken over"
+                        );
+                    }
+                    return Ok(());
+                }
+                // On its way out it does not answer any more.
+                Ok(_) | Err(_) => {}
             }
         }
         std::thread::sleep(REST);
@@ -99,15 +126,24 @@ fn runs(pid: u32) -> bool {
 }
 
 /// Waits until the process has ended and its control socket is free.
-fn wait_for_end(pid: u32, socket: &Path) -> Result<(), String> {
+fn wait_for_end(pid: Option<u32>, socket: &Path) -> Result<(), String> {
     let began = Instant::now();
-    while runs(pid) || socket.exists() {
+    loop {
+        let waits = match pid {
+            Some(pid) if runs(pid) => true,
+            // One that was killed leaves its socket behind.
+            Some(_) => socket.exists() && began.elapsed() < STALE,
+            None => socket.exists(),
+        };
+        if !waits {
+            return Ok(());
+        }
         if began.elapsed() > END {
+            let who = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
             return Err(format!(
-                "the polder that ran (pid {pid}) has handed everything over but does not end; stop it and start this one"
+                "the polder that ran{who} has handed everything over but does not end; stop it and start this one"
             ));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
 }

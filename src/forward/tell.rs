@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::net::{Tick, V4, V6};
+use crate::net::{Af, Tick, V4, V6};
 use crate::sync::ipvs::Version;
 use crate::sync::master::{self, Event, Policy, Told};
 use crate::table::{Conn, ConnIdx, NONE, TemplateRef, Templates};
@@ -123,6 +123,10 @@ impl Tell {
             && !master::may_tell(&self.policy, conn.proto(), conn.state, in_pkts)
         {
             // The word beside the entry, which is in no cache, is not looked at.
+            return;
+        }
+        if F::AF == Af::V6 && self.version == Version::V0 {
+            // Its records have no room for such addresses (specification §9.2).
             return;
         }
         let Some(own) = self.worker(worker) else {

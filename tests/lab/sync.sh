@@ -7,7 +7,8 @@
 # beside the checkout; in it tests/lab/sync_play.py makes a network, and two directors balance real clients and servers:
 # the first of a pair tells the second of its sessions, whose listing must be the same; then the second takes over.
 # KERNELS="RELEASE…" names kernels that the lab has, one after the other; by default it is the one made last.
-# VERSIONS="1 0" names the versions of the messages; HOWS="plain ports…" how sync is set up, as `HOWS` in the play says. KEEP=DIR keeps listings, captures and results.
+# VERSIONS="1 0" names the versions of the messages; HOWS="plain ports…" how sync is set up, as `HOWS` in the play says. KEEP=DIR keeps listings, captures and results; REPORT=FILE puts their
+# table into a file, between two marks.
 # Exit status: 0 all as wanted, 1 not, 77 skipped because something that the host must have is missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -79,5 +80,9 @@ for kernel in "${kernels[@]}"; do
   done
   "$lab" down -n "$guest" 2>/dev/null || true
 done
+if [ -n "${REPORT:-}" ]; then
+  python3 tests/lab/sync_play.py --report "$work/share/out" >"$work/table"
+  sed -i -e '/^<!-- results -->$/,/^<!-- end of results -->$/{//!d}' -e "/^<!-- results -->$/r $work/table" "$REPORT"
+fi
 [ "$failures" -eq 0 ] || { echo "state sync with the kernel: $failures plays failed"; exit 1; }
 echo "state sync with the kernel: all as wanted"

@@ -7,10 +7,15 @@ Makes network namespaces, runs real clients and servers through the master, and 
 of the directors is the kernel's IPVS or `polder run` on af_packet. Afterwards routes lead to the backup, and whatever is
 open goes on through it. HOW is one of `HOWS`: how sync is set up, by default as plainly as possible. Prints a line for each check; writes both listings, the wire's capture and `result.json` to DIR.
 Exit status 0 when all is as wanted, 1 when not.
+
+    sync_play.py --report DIR
+
+Prints what is in the `result.json` files under DIR as a table in Markdown.
 """
 import argparse
 import collections
 import ctypes
+import glob
 import http.client
 import json
 import os
@@ -18,6 +23,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -624,8 +630,9 @@ class Play:
             origins = self.backup.origins()
             self.check(f"the kernel lists all of them as SYNC ({dict(origins)})", set(origins) == {"SYNC"})
         if self.args.version == 1:
-            # Where only templates are told of, only they are counted alike.
-            n = 1 if self.args.how == "templates" else 3
+            # Where only templates are told of, only they are counted alike; and a connection that came before its service
+            # is counted with its next packet (specification §9.9).
+            n = 1 if self.args.how in ("templates", "late") else 3
             for _ in range(30): # those that were reset end meanwhile
                 ours, theirs = ({k: c[:n] for k, c in d.counts().items()} for d in (self.master, self.backup))
                 if ours == theirs:
@@ -640,9 +647,9 @@ class Play:
                 noted = {r["reason"]: r["count"] for r in s["rejected"] if r["count"]}
                 self.check(f"polder: {s['sent']}, {s['received']}, rejected {noted or 'none'}, discarded "
                            f"{s['discarded']}", s["running"] and not s["problem"]
-                           # Version 0 has no IPv6, and a mark's template is of no service there.
-                           and (self.args.version == 0 or not s["discarded"])
-                           and not set(noted) - ({"unbound"} if self.args.version == 0 else set()), json.dumps(s))
+                           and not s["discarded"]
+                           # In version 0 a mark's template is of no service.
+                           and not set(noted) - ({"unbound"} if self.args.version == 0 or self.args.how == "late" else set()), json.dumps(s))
 
     def go_back(self):
         """What began at the second director is known to the first one as well."""
@@ -761,7 +768,30 @@ def is_template_of_mark(key):
     return key[0] == "IP"
 
 
+def report(where):
+    """The results as a table: a row for each play, its numbers by check."""
+    rows, kernels = {}, []
+    for path in sorted(glob.glob(f"{where}/*/result.json")):
+        with open(path) as f:
+            r = json.load(f)
+        kernels += [r["kernel"]] if r["kernel"] not in kernels else []
+        failed = [what for what, ok in r["checks"] if not ok]
+        same = [re.search(r"same (\d+) connections and (\d+) templates", what) for what, _ in r["checks"]]
+        counts = " then ".join(f"{m[1]} + {m[2]}" for m in same if m)
+        on = sum(int(m[1]) for what, _ in r["checks"] if (m := re.search(r"(\d+) of \d+ sessions go on", what)))
+        new = sum(int(m[1]) for what, ok in r["checks"] if ok and (m := re.match(r"(\d+) new connections", what)))
+        key = (list(HOWS).index(r["how"]), -r["version"], r["master"] == "kernel", r["backup"] == "kernel")
+        row = f"| {r['master']} → {r['backup']} | {r['version']} | {r['how']} |"
+        rows.setdefault((key, row), {})[r["kernel"]] = \
+            f"FAILED: {'; '.join(failed)}" if failed else f"{counts}; {on} went on, {new} found their server"
+    print(f"| master → backup | version | how | {' | '.join(kernels)} |\n|---|---|---|{'---|' * len(kernels)}")
+    for (_, row), cells in sorted(rows.items()):
+        print(row, " | ".join(cells.get(k, "–") for k in kernels), "|")
+
+
 def main():
+    if sys.argv[1:2] == ["--report"]:
+        return report(sys.argv[2])
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--master", choices=["kernel", "polder"], required=True)
     p.add_argument("--backup", choices=["kernel", "polder"], required=True)

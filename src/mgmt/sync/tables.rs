@@ -321,8 +321,27 @@ impl Tables {
                 }
                 self.orphans.push(conn.ends().into());
             }
+            self.own_template(conn.template, now, finds);
             finds.entry(entry);
         }
+    }
+
+    /// Who tells of a connection tells of its template, too: another director could not link them otherwise, and would
+    /// let the template go.
+    fn own_template(&mut self, index: u32, now: Tick, finds: &mut impl Finds) {
+        let Some((life, _)) = self.peers.get(&index).copied() else {
+            return;
+        };
+        self.peers.remove(&index);
+        let plane = Arc::clone(&self.plane);
+        let snapshot = plane.snapshot.load();
+        plane.templates.dump(index, 1, now, |row| {
+            if row.at.version == life
+                && let Some(template) = template_entry(&snapshot, &row)
+            {
+                finds.entry(Entry::Template(Box::new(template)));
+            }
+        });
     }
 
     /// Makes orphaned connections our own; whether that was all of them.

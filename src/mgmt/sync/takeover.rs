@@ -7,9 +7,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hashbrown::HashMap;
+use tokio::time::Instant;
 
 use super::tables::{Finds, Tables};
 use crate::forward::PeerRule;
@@ -22,6 +23,10 @@ use crate::worker::Plane;
 pub const MESSAGE: usize = 60_000;
 /// Datagrams of the stream that may wait.
 pub const QUEUE: usize = 512;
+/// Templates that are put in without others having their turn.
+const TURN: usize = 1024;
+/// How long workers may not answer until they are not waited for any more.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// The text of a key file with one key.
 ///
@@ -75,50 +80,69 @@ impl Inheritance {
     /// Puts everything into the tables, whose workers must run. How many there was no room for, or no service.
     pub async fn put(self, plane: &Arc<Plane>, mut tables: Tables) -> usize {
         let passed = self.at.map_or(0, |at| Tick::ticks(at.elapsed()));
-        let mut lost = 0;
         // Templates first, since connections are held to theirs.
         let (templates, connections): (Vec<_>, Vec<_>) = self
             .entries
             .into_iter()
             .partition(|i| matches!(i.entry, Entry::Template(_)));
-        for inherited in templates.into_iter().chain(connections) {
+        let mut lost = 0;
+        let mut answers = Answers::default();
+        for (n, inherited) in templates.into_iter().chain(connections).enumerate() {
             let now = plane.now();
             let left = inherited.entry.remaining().saturating_sub(passed);
             match inherited.entry.with_remaining(left) {
                 Entry::Template(template) => {
                     lost += usize::from(!tables.inherit_template(&template, now));
+                    if n % TURN == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Entry::Conn(conn) => {
                     let link = inherited.link.as_ref();
-                    while !tables.install_conn(
-                        (0, EntryId(0)),
-                        &conn,
-                        link,
-                        PeerRule::Inherited,
-                        now,
-                    ) {
-                        lost += answers(&mut tables, plane).await;
+                    let id = (0, EntryId(0));
+                    let rule = PeerRule::Inherited;
+                    while !tables.install_conn(id, &conn, link, rule, now) {
+                        if !answers.wait(&mut tables, plane).await {
+                            lost += 1;
+                            break;
+                        }
                     }
                 }
             }
         }
         tables.flush();
-        while tables.busy() {
-            lost += answers(&mut tables, plane).await;
+        while tables.busy() && answers.wait(&mut tables, plane).await {
             tables.flush();
         }
-        lost + answers(&mut tables, plane).await
+        answers.wait(&mut tables, plane).await;
+        lost + answers.refused
     }
 }
 
-/// Lets workers work, and counts what they refused.
-async fn answers(tables: &mut Tables, plane: &Plane) -> usize {
-    tokio::time::sleep(Duration::from_micros(200)).await;
-    tables.step(plane.now(), &mut Nothing);
-    let refused = crate::forward::PeerOutcome::Refused;
-    std::iter::from_fn(|| tables.next_outcome())
-        .filter(|(_, _, outcome)| *outcome == refused)
-        .count()
+/// What workers said.
+#[derive(Debug, Default)]
+struct Answers {
+    refused: usize,
+    /// Since when they say nothing.
+    silent: Option<Instant>,
+}
+
+impl Answers {
+    /// Lets workers work, and counts what they refused; `false` when one has ended, since it does not answer.
+    async fn wait(&mut self, tables: &mut Tables, plane: &Plane) -> bool {
+        tokio::time::sleep(Duration::from_micros(200)).await;
+        tables.step(plane.now(), &mut Nothing);
+        let refused = crate::forward::PeerOutcome::Refused;
+        let mut any = false;
+        while let Some((_, _, outcome)) = tables.next_outcome() {
+            any = true;
+            self.refused += usize::from(outcome == refused);
+        }
+        if any {
+            self.silent = None;
+        }
+        self.silent.get_or_insert_with(Instant::now).elapsed() < STUCK
+    }
 }
 
 struct Nothing;

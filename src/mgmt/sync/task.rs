@@ -21,9 +21,8 @@ use super::socket::Link;
 use super::tables::Tables;
 use super::takeover;
 use crate::net::{HashKey, Tick};
-use crate::sync::polder::{
-    Keys, Node, Peer, Role as NodeRole, State as PeerState, Status as NodeStatus,
-};
+use crate::sync::polder::sender::Listener;
+use crate::sync::polder::{Keys, Node, Role as NodeRole, Status as NodeStatus};
 use crate::sync::settings::{Format, Role, Settings};
 use crate::worker::Plane;
 
@@ -35,6 +34,12 @@ const TELLING: Duration = Duration::from_millis(200);
 const REST_MAX: Duration = Duration::from_millis(20);
 /// How long a process that is to take over may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
+/// The same while frames wait for it.
+const SILENCE_DEAF: Duration = Duration::from_secs(2);
+/// Ticks from one report of it to the next at most, late ones included.
+const REPORTS: u32 = 3 * Tick::PER_SECOND / 2;
+/// How long frames are taken on although the process that is to take over is never quite up to date.
+const UP_TO_DATE: Duration = Duration::from_secs(5);
 /// The rest while workers have something to do for us.
 const REST_BUSY: Duration = Duration::from_micros(500);
 
@@ -151,6 +156,16 @@ impl Control {
         self.changed.notify_one();
     }
 
+    /// Notes that everything was handed over; `false` when the take-over was given up meanwhile.
+    fn handed_over(&self) -> bool {
+        let mut now = lock(&self.hand_over);
+        let finishes = matches!(*now, HandOver::Finishing { .. });
+        if finishes {
+            *now = HandOver::Done;
+        }
+        finishes
+    }
+
     /// The state.
     #[must_use]
     pub fn state(&self) -> State {
@@ -182,7 +197,9 @@ impl Machine {
     /// Plays the role that the settings give, for ever.
     pub async fn run(self) {
         loop {
-            if let HandOver::Telling { port, key } = self.control.hand_over() {
+            if let HandOver::Telling { port, key } | HandOver::Finishing { port, key } =
+                self.control.hand_over()
+            {
                 self.give(port, &key).await;
                 continue;
             }
@@ -243,42 +260,60 @@ impl Machine {
                 return;
             }
         };
-        // The pass after which nothing changed any more, and when it had ended.
-        let mut last = None::<(u64, Option<Tick>)>;
+        let mut last = None::<Last>;
+        let mut finishing = None::<Instant>;
         let mut heard = Instant::now();
         loop {
             let now = self.plane.now();
             let more = node.turn(now);
-            let peers = node.node.status(now).peers;
-            if peers.iter().any(|p| p.state != PeerState::Lost) {
+            let listeners: Vec<&Listener> = match node.node.sender() {
+                Some(sender) => sender.listeners.iter().collect(),
+                None => Vec::new(),
+            };
+            if listeners.iter().any(|l| now.since(l.heard) <= REPORTS) {
                 heard = Instant::now();
             }
-            match (self.control.hand_over(), &mut last) {
-                (HandOver::Telling { .. }, None) => {}
-                (HandOver::Finishing { .. }, None) => {
-                    self.plane.sync.deaf.store(true, Ordering::Relaxed);
-                    // The walk that is underway may have been at places that have changed since; the next is sure.
-                    last = Some((node.passes + 2, None));
+            let silent = if last.is_some() {
+                SILENCE_DEAF
+            } else {
+                SILENCE
+            };
+            let why = match self.control.hand_over() {
+                HandOver::Telling { port: p, key: k } if p == port && k == key => None,
+                HandOver::Finishing { port: p, key: k } if p == port && k == key => {
+                    finishing = finishing.or_else(|| Some(Instant::now()));
+                    None
                 }
-                (HandOver::Finishing { .. }, Some((pass, ended))) => {
-                    if node.passes >= *pass {
-                        let ended = *ended.get_or_insert(now);
-                        let told = |p: &Peer| p.coverage >= 1.0 && !p.dirty && knows(p, ended, now);
-                        if !peers.is_empty() && peers.iter().all(told) {
-                            *lock(&self.control.hand_over) = HandOver::Done;
-                            return self.leave().await;
-                        }
+                _ => Some("the take-over was given up"),
+            };
+            let why = why.or_else(|| {
+                (heard.elapsed() >= silent).then(|| {
+                    self.control.set_hand_over(HandOver::No);
+                    "the process that was to take over is not heard any more"
+                })
+            });
+            if let Some(why) = why {
+                eprintln!("polder: {why}; this process goes on");
+                self.plane.sync.deaf.store(false, Ordering::Relaxed);
+                return;
+            }
+            let covered = !listeners.is_empty() && listeners.iter().all(|l| has_all(l));
+            match (finishing, &mut last) {
+                (None, _) => {}
+                (Some(since), None) => {
+                    // Clients wait from here on, so that nothing should be left to be told but what changed last.
+                    if node.passes > 0 && (covered || since.elapsed() >= UP_TO_DATE) {
+                        self.plane.sync.deaf.store(true, Ordering::Relaxed);
+                        last = Some(Last::after(&node, 2));
                     }
                 }
-                _ => heard = Instant::now().checked_sub(SILENCE).unwrap_or(heard),
-            }
-            if heard.elapsed() >= SILENCE {
-                eprintln!(
-                    "polder: the process that was to take over is not heard any more; this one goes on"
-                );
-                self.plane.sync.deaf.store(false, Ordering::Relaxed);
-                self.control.set_hand_over(HandOver::No);
-                return;
+                (Some(_), Some(last)) => {
+                    let ended = last.ended(&node, now);
+                    let known = |ended| listeners.iter().all(|l| knows(l, ended));
+                    if covered && ended.is_some_and(known) && self.control.handed_over() {
+                        return self.leave().await;
+                    }
+                }
             }
             let rest = if more {
                 REST_BUSY
@@ -380,10 +415,51 @@ impl Machine {
     }
 }
 
-/// Whether what a peer is known to have is newer than `at`.
-fn knows(p: &Peer, at: Tick, now: Tick) -> bool {
-    let passed = f64::from(now.since(at)) / f64::from(Tick::PER_SECOND);
-    p.lag_s < passed
+/// The pass after which nothing has changed that was not told.
+#[derive(Debug)]
+struct Last {
+    pass: u64,
+    /// Differences that had been left to a later pass.
+    deferred: u64,
+    /// When the pass had ended.
+    ended: Option<Tick>,
+}
+
+impl Last {
+    /// After two passes it is sure: the walk that is underway may have been at places that have changed since.
+    fn after(node: &Polder, passes: u64) -> Self {
+        Self {
+            pass: node.passes + passes,
+            deferred: deferred(node),
+            ended: None,
+        }
+    }
+
+    /// When the pass had ended, if it has. One that had to leave something to the next was not the last.
+    fn ended(&mut self, node: &Polder, now: Tick) -> Option<Tick> {
+        if self.ended.is_none() && node.passes >= self.pass {
+            if self.deferred == deferred(node) {
+                self.ended = Some(now);
+            } else {
+                *self = Self::after(node, 1);
+            }
+        }
+        self.ended
+    }
+}
+
+fn deferred(node: &Polder) -> u64 {
+    node.node.sender().map_or(0, |s| s.told().deferred)
+}
+
+/// Whether a listener had everything that there was when it reported last.
+fn has_all(l: &Listener) -> bool {
+    l.coverage >= 1.0 && l.report.is_some_and(|r| !r.dirty)
+}
+
+/// Whether what a listener reported is of after `at`.
+fn knows(l: &Listener, at: Tick) -> bool {
+    l.report.is_some_and(|r| Tick(r.tick).since(at) > 0)
 }
 
 /// All sockets.
