@@ -519,3 +519,28 @@ fn a_director_that_was_ready_stays_so_unless_it_is_found_short() {
     bed.run(1500);
     assert!(!bed.nodes[0].is_ready(bed.now), "its tables take nothing");
 }
+
+#[test]
+fn numbers_that_nobody_reaches_break_nothing() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.run(300);
+    let (now, from) = (bed.now, bed.nodes[0].boot());
+    let mut sealer = Sealer::new(from, keys());
+    let mut bytes = Vec::new();
+    // Counters go on where those of the genuine process are.
+    for _ in 0..100_000 {
+        sealer.seal(Kind::Lost, 3, true, &[], &mut bytes);
+    }
+    let mut say = |kind, body: &[u8]| {
+        sealer.seal(kind, 3, true, body, &mut bytes);
+        bed.nodes[1].receive(now, addr(0), &mut bytes.clone());
+    };
+    let lost = wire::encode_lost(&wire::Lost {
+        up_to: u64::MAX - 3,
+    });
+    say(Kind::Lost, &lost);
+    for seq in [u64::MAX - 1, u64::MAX, u64::MAX - 2, u64::MAX] {
+        say(Kind::Stream, &seq.to_be_bytes());
+    }
+    bed.run(300);
+}
