@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lab test-kernel lint bench image coverage build clean
+.PHONY: help run test test-lab test-kernel test-lab-sync lint bench image coverage build clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ test-kernel: ## the same frames through kernel IPVS (in an emulated machine) and
 	@.ci/deps test
 	$(CARGO) build --release --locked --no-default-features
 	@REPORT=docs/kernel-comparison.md tests/lab/kernel.sh $${CARGO_TARGET_DIR:-target}/release/polder || [ $$? -eq 77 ]
+
+test-lab-sync: ## state sync with kernel IPVS (in an emulated machine), both ways, into docs/sync-interop.md
+	@.ci/deps test
+	$(CARGO) build --release --locked
+	@REPORT=docs/sync-interop.md tests/lab/sync.sh $${CARGO_TARGET_DIR:-target}/release/polder || [ $$? -eq 77 ]
 
 lint: ## formatting and lints, with and without DPDK
 	@.ci/deps build

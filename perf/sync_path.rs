@@ -124,7 +124,7 @@ impl FlowIo {
             .random
             .wrapping_mul(0x5851_f42d_4c95_7f2d)
             .wrapping_add(1);
-        self.base + ((self.random >> 33) * u64::from(FLOWS) >> 31) as u32
+        self.base + (((self.random >> 33) * u64::from(FLOWS)) >> 31) as u32
     }
 }
 

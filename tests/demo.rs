@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use polder::cli::demo::lab::{Lab, need};
+use polder::cli::demo::lab::{Lab, is_root, need};
 
 /// The demos measure time; one at a time has the processors to itself.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -12,9 +12,13 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Runs a demo; it must say all of `says`.
 fn demo(name: &str, before: &[&str], arguments: &[&str], says: &[&str]) {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let tools = need(&[
-        "ip", "unshare", "nsenter", "setpriv", "sysctl", "ethtool", "nginx", "wrk", "curl", "sipp",
-    ]);
+    let mut tools = vec!["ip", "unshare", "nsenter", "setpriv", "sysctl", "ethtool"];
+    match arguments[0] {
+        "web" => tools.extend(["nginx", "wrk", "curl"]),
+        "sip" => tools.push("sipp"),
+        _ => tools.extend(["sipp", "keepalived"]),
+    }
+    let tools = need(&tools);
     if let Err(e) = tools.and_then(|()| Lab::new()?.namespace("probe").map(drop)) {
         eprintln!("SKIPPED: {name}: {e}");
         return;
@@ -90,4 +94,19 @@ fn the_web_demo_needs_no_root_in_a_user_namespace() {
         &["web"],
         &["all three"],
     );
+}
+
+#[test]
+fn the_failover_demo_keeps_its_promises() {
+    if !is_root() {
+        eprintln!("SKIPPED: demo failover: keepalived needs root");
+        return;
+    }
+    let says = [
+        "misdirected in-dialog requests = 0",
+        "broken established TCP connections older than 3 s = 0",
+        "the addresses moved twice and no more",
+    ];
+    let arguments = ["failover", "--calls", "150", "--connections", "60"];
+    demo("demo failover", &[], &arguments, &says);
 }

@@ -5,10 +5,13 @@ mod bed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bed::*;
 use polder::forward::defs::{Grouping, OnNoKey, Persistence};
+use polder::forward::tell::{Offer, Tell};
 use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
 use polder::mgmt::sync::tables::{Finds, Tables};
 use polder::net::icmp::IcmpError;
@@ -16,6 +19,8 @@ use polder::net::packet::{proto, tcp_flags};
 use polder::net::{HashKey, Tick};
 use polder::persist::{Engine, Field, PayloadKey, SessionKey, Unit};
 use polder::sync::entry::{Entry, EntryId, TemplateEntry};
+use polder::sync::ipvs::Version;
+use polder::sync::master::Policy;
 use polder::table::Method;
 
 /// A director and its tables as state sync sees them.
@@ -28,7 +33,11 @@ struct Node {
 
 /// What a walk finds.
 #[derive(Default)]
-struct Found(Vec<Entry>);
+struct Found {
+    entries: Vec<Entry>,
+    /// Whether other peers tell of everything, too.
+    is_told: bool,
+}
 
 fn number(t: &TemplateEntry) -> EntryId {
     let key = HashKey([1, 2, 3, 4]);
@@ -38,10 +47,13 @@ fn number(t: &TemplateEntry) -> EntryId {
 
 impl Finds for Found {
     fn entry(&mut self, entry: Entry) {
-        self.0.push(entry);
+        self.entries.push(entry);
     }
     fn number(&self, template: &TemplateEntry) -> EntryId {
         number(template)
+    }
+    fn is_told(&self, _: &Entry) -> bool {
+        self.is_told
     }
 }
 
@@ -67,12 +79,22 @@ impl Node {
 
     /// What peers are told of.
     fn told(&mut self) -> Vec<Entry> {
-        let mut found = Found::default();
-        self.tables.begin_pass(false);
+        self.walk(false, false)
+    }
+
+    /// The same in a walk that may make what gone peers told of its own, unless another peer tells of it, too.
+    fn walk(&mut self, adopts: bool, is_told: bool) -> Vec<Entry> {
+        let mut found = Found {
+            is_told,
+            ..Found::default()
+        };
+        self.tables.begin_pass(adopts);
         while !self.tables.step(self.bed.now, &mut found) {
             self.bed.bed.advance(self.bed.now);
         }
-        found.0
+        self.tables.flush();
+        self.bed.bed.advance(self.bed.now);
+        found.entries
     }
 
     /// Takes over what a peer told of.
@@ -266,6 +288,32 @@ fn an_end_removes_what_nobody_used_here() {
 }
 
 #[test]
+fn what_a_gone_peer_told_of_becomes_ones_own() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    for workers in 1..=2 {
+        let setup = setup(services());
+        let (mut a, mut b) = (Node::with(&setup, workers), Node::with(&setup, workers));
+        for n in 0..300 {
+            open(&mut a, client(n));
+        }
+        let told = a.told();
+        b.take(&told, false);
+        assert!(b.walk(true, true).is_empty(), "another peer has them");
+        assert!(b.told().is_empty(), "they are its");
+        assert_eq!(b.walk(true, false).len(), 301, "template and connections");
+        assert_eq!(b.told().len(), 301, "from now on");
+        b.take(&told, true);
+        assert_eq!(b.connections(), 300, "nobody else ends them");
+        b.check_counts();
+    }
+}
+
+#[test]
 fn an_entry_of_a_peer_ends_by_itself_a_little_later_than_there() {
     let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
     open(&mut a, client(1));
@@ -302,7 +350,7 @@ fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
     a.pass_time(100);
     b.pass_time(100);
     b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
-    let closing = b.bed.bed.connections()[0].clone();
+    let closing = b.bed.bed.connections()[0];
     // A saw no packet since, but gives an established connection more time than B gives one that ends.
     assert_eq!(a.tell(&mut b), [PeerOutcome::Ignored]);
     assert_eq!(b.bed.bed.connections(), [closing]);
@@ -357,6 +405,28 @@ fn a_template_that_nobody_used_here_is_not_told_back_and_goes_with_its_director(
             .sum::<u32>(),
         0
     );
+}
+
+#[test]
+fn who_tells_of_a_connection_tells_of_its_template() {
+    let services = || {
+        vec![ServiceDef {
+            persistence: Some(persistence(300)),
+            ..service(proto::TCP, VIP, three())
+        }]
+    };
+    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let server = open(&mut a, client(1));
+    a.tell(&mut b);
+    // A is gone. The client goes on with its connection at B, which does not use the template.
+    b.to(&tcp(client(1), tcp_flags::ACK));
+    let told = b.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    let mut c = Node::new(services());
+    c.take(&told, false);
+    assert_eq!(c.to(&tcp(client(7), tcp_flags::SYN)), server);
+    assert_eq!(b.told().len(), 2, "and again");
+    c.check_counts();
 }
 
 #[test]
@@ -503,6 +573,117 @@ fn a_full_table_refuses_and_counts_nothing() {
     }
     open(&mut a, client(1));
     assert_eq!(a.tell(&mut b), [PeerOutcome::Refused]);
+    b.check_counts();
+}
+
+/// What a master of the `ipvs` format would tell now.
+fn offers(tell: &Tell) -> Vec<Offer> {
+    tell.parts()
+        .iter()
+        .flat_map(|part| std::iter::from_fn(|| part.ring.pop()))
+        .collect()
+}
+
+fn master(node: &Node, policy: Policy) -> Arc<Tell> {
+    let plane = node.bed.bed.plane();
+    let places = *plane.sync.places.get().expect("workers were made");
+    let templates = plane.templates.capacity();
+    let tell = Tell::new(policy, Version::V1, plane.workers.len(), places, templates);
+    let tell = Arc::new(tell);
+    plane.sync.tell.store(Some(Arc::clone(&tell)));
+    tell
+}
+
+/// Specification §9.7 with its defaults: threshold 3, period 50; the end of a connection at once.
+#[test]
+fn connections_are_offered_at_the_packets_that_the_policy_names() {
+    let mut a = Node::new(tcp_service());
+    let tell = master(&a, Policy::default());
+    let server = open(&mut a, client(1));
+    assert!(offers(&tell).is_empty(), "two packets of the client");
+    let mut at = Vec::new();
+    for n in 3..=160 {
+        a.to(&tcp(client(1), tcp_flags::ACK));
+        if !offers(&tell).is_empty() {
+            at.push(n);
+        }
+    }
+    assert_eq!(at, [3, 53, 103, 153]);
+    a.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
+    assert_eq!(offers(&tell).len(), 1, "the end, at once");
+    a.to(&tcp(client(1), tcp_flags::ACK));
+    assert!(offers(&tell).is_empty(), "it was told");
+    let reply = from_server(&server.ip().to_string());
+    a.bed
+        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    assert!(offers(&tell).is_empty(), "never for packets of servers");
+    // Another connection in the same place begins afresh.
+    a.pass_time(200 * Tick::PER_SECOND);
+    assert_eq!(a.connections(), 0);
+    open(&mut a, client(2));
+    a.to(&tcp(client(2), tcp_flags::ACK));
+    assert_eq!(offers(&tell).len(), 1);
+}
+
+/// Specification §9.7 (a) and (b): a template with each packet, and when its timer fires while it controls connections.
+#[test]
+fn templates_are_offered_with_their_connections_and_when_they_are_set_again() {
+    let mut a = Node::new(vec![ServiceDef {
+        persistence: Some(persistence(30)),
+        ..service(proto::TCP, VIP, three())
+    }]);
+    let tell = master(&a, Policy::default());
+    open(&mut a, client(1));
+    let is_template = |o: &Offer| matches!(o, Offer::Template(_));
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 2);
+    a.pass_time(31 * Tick::PER_SECOND);
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 1);
+    a.pass_time(60 * Tick::PER_SECOND);
+    assert_eq!(offers(&tell).iter().filter(|o| is_template(o)).count(), 1);
+}
+
+/// Specification §9.10: clients' packets are the kernel's, replies of what there is are translated.
+#[test]
+fn off_duty_clients_packets_are_left_to_the_kernel() {
+    let mut a = Node::new(tcp_service());
+    let server = open(&mut a, client(1));
+    let duty = &a.bed.bed.plane().sync.off_duty;
+    duty.store(true, Ordering::Relaxed);
+    assert!(a.bed.client(&tcp(client(1), tcp_flags::ACK)).is_empty());
+    assert!(a.bed.client(&tcp(client(2), tcp_flags::SYN)).is_empty());
+    assert_eq!(a.bed.sum(|c| c.punted.get()), 2);
+    let reply = from_server(&server.ip().to_string());
+    let out = a
+        .bed
+        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    assert_eq!(ends(&out[0].1).0, at(VIP));
+    a.bed
+        .bed
+        .plane()
+        .sync
+        .off_duty
+        .store(false, Ordering::Relaxed);
+    assert_eq!(a.to(&tcp(client(1), tcp_flags::ACK)), server);
+    a.check_counts();
+}
+
+/// While tables are handed over, frames wait in the ports' queues.
+#[test]
+fn a_deaf_worker_takes_no_frames_but_does_what_it_is_asked() {
+    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
+    open(&mut a, client(1));
+    let deaf = |node: &Node, is| node.bed.bed.plane().sync.deaf.store(is, Ordering::Relaxed);
+    deaf(&b, true);
+    let waits = b.bed.client(&tcp(client(1), tcp_flags::ACK));
+    assert!(waits.is_empty() && b.bed.drops().is_empty());
+    assert_eq!(a.tell(&mut b), [PeerOutcome::Created]);
+    deaf(&b, false);
+    b.bed.bed.advance(b.bed.now);
+    assert_eq!(
+        b.bed.taken().len(),
+        1,
+        "it goes on with the connection that came meanwhile"
+    );
     b.check_counts();
 }
 

@@ -1152,3 +1152,28 @@ fn replies_are_told_from_requests_where_a_marks_rule_fits_both() {
         bed.check_counts();
     }
 }
+
+#[test]
+fn a_server_that_a_one_packet_service_shares_answers_connections_in_their_own_name() {
+    let server = || vec![dest("10.0.0.11", 5060)];
+    let one_packet = ServiceDef {
+        one_packet: true,
+        ..service(proto::UDP, "192.0.2.101:5060", server())
+    };
+    let services = vec![
+        service(proto::UDP, "192.0.2.100:5060", server()),
+        one_packet,
+    ];
+    let mut bed = Bed::with(&setup(services), 4);
+    for n in 0..16 {
+        let from = client(n);
+        bed.datagram(from, "192.0.2.100:5060", b"?");
+        let reply = from_server("10.0.0.11").udp(at("10.0.0.11:5060"), from, b"!");
+        for _ in 0..4 {
+            // Wherever it comes in, it is known to whom it is an answer.
+            let out = bed.server(&reply);
+            assert_eq!(ends(&out[0].1).0, at("192.0.2.100:5060"));
+        }
+    }
+    bed.check_identity();
+}

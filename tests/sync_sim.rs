@@ -85,34 +85,39 @@ fn directors_keep_every_session_whatever_the_network_does() {
     );
 }
 
-/// How many of two hundred seeds find a broken rule.
-fn found(broken: Broken) -> usize {
-    (0..200)
+/// How many seeds of so many find a broken rule.
+fn found(broken: Broken, seeds: u64) -> usize {
+    (0..seeds)
         .filter(|seed| run(*seed, broken, false).is_err())
         .count()
 }
 
 #[test]
 fn tables_that_ignore_removals_are_found() {
-    assert!(found(Broken::Removals) > 150);
+    let found = found(Broken::Removals, 40);
+    assert!(found > 30, "{found} of 40");
 }
 
 #[test]
 fn tables_that_forget_some_installs_are_found() {
-    assert!(found(Broken::Installs) > 150);
+    let found = found(Broken::Installs, 40);
+    assert!(found > 30, "{found} of 40");
 }
 
 #[test]
 fn a_master_that_does_not_tell_everything_is_found() {
-    assert!(found(Broken::Tells) > 150);
+    let found = found(Broken::Tells, 40);
+    assert!(found > 30, "{found} of 40");
 }
 
 #[test]
 fn a_replay_window_that_lets_everything_in_is_found() {
-    assert!(found(Broken::Replays) > 100);
+    let found = found(Broken::Replays, 40);
+    assert!(found > 20, "{found} of 40");
 }
 
 #[test]
-fn a_director_that_ignores_its_peers_death_is_found() {
-    assert!(found(Broken::Orphans) > 2);
+fn a_director_that_does_not_tell_of_what_the_dead_told_is_found() {
+    let found = found(Broken::Orphans, 200);
+    assert!(found > 5, "{found} of 200");
 }

@@ -291,6 +291,8 @@ pub enum DemoKind {
     Web,
     /// SIP user agents.
     Sip,
+    /// Two directors with keepalived; the master is killed and comes back. Needs root.
+    Failover,
 }
 
 /// Devices that a demo's ports can be.
@@ -308,7 +310,8 @@ pub enum DemoDevice {
 #[command(
     after_help = "Needs root or user namespaces, and says which programs it misses.\n\n\
     Exit status: 0 if everything that the demo promises was seen.\n\n\
-    Examples:\n  sudo polder demo web\n  unshare -Urn polder demo sip"
+    Examples:\n  sudo polder demo web\n  unshare -Urn polder demo sip\n  \
+    sudo polder demo failover --calls 200 --connections 100"
 )]
 pub struct DemoArgs {
     /// Which one
@@ -317,6 +320,12 @@ pub struct DemoArgs {
     /// How the appliance's ports reach their interfaces
     #[arg(long, value_enum, default_value = "af_packet")]
     pub device: DemoDevice,
+    /// SIP calls in progress at a time, in demo failover
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(30..=10_000))]
+    pub calls: u32,
+    /// TCP connections that talk all the time, half by NAT and half by direct routing, in demo failover
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    pub connections: u32,
 }
 
 /// How listings are printed.

@@ -184,13 +184,13 @@ fn fill_sync(sync: &mut StateSync) {
         sync.interval.get_or_insert(Period(s.interval));
         sync.ready
             .coverage
-            .get_or_insert(Share::of(s.ready_coverage));
+            .get_or_insert_with(|| Share::of(s.ready_coverage));
         return;
     }
     let version = crate::sync::ipvs::Version::V1;
     sync.sync_id
-        .get_or_insert(Format::Ipvs(version).default_sync_id());
-    sync.sync_version.get_or_insert(version.number());
+        .get_or_insert_with(|| Format::Ipvs(version).default_sync_id());
+    sync.sync_version.get_or_insert_with(|| version.number());
     if sync.sync_threshold.is_empty() {
         sync.sync_threshold = [s.policy.threshold, s.policy.period].into_iter().collect();
     }

@@ -153,6 +153,9 @@ pub struct FamilyIndex<F: Family> {
     /// Masqueraded real servers by address, port and protocol: whose packets may be replies. Port 0 where the server
     /// keeps the packet's port.
     dests: HashMap<ServiceKey<F>, DestId>,
+    /// Where there are one-packet services: masqueraded real servers of UDP that others have, which keep connections. By
+    /// address and port, 0 where the server keeps the packet's.
+    keepers: HashSet<(F::Addr, u16)>,
     virtual_addrs: HashSet<F::Addr>,
     dest_addrs: HashSet<F::Addr>,
     /// The far ends of tunnels, by address, kind and port.
@@ -170,6 +173,7 @@ impl<F: Family> Default for FamilyIndex<F> {
             one_packet: false,
             initiators: HashMap::new(),
             dests: HashMap::new(),
+            keepers: HashSet::new(),
             virtual_addrs: HashSet::new(),
             dest_addrs: HashSet::new(),
             tunnels: HashSet::new(),
@@ -238,6 +242,12 @@ impl<F: Family> FamilyIndex<F> {
     pub fn initiator(&self, addr: F::Addr, port: u16, proto: u8) -> Option<DestId> {
         let at = |port| self.initiators.get(&(addr, port, proto)).copied();
         at(port).or_else(|| at(0))
+    }
+
+    /// Whether a one-packet service's server may be at the end of a connection as well, by another service.
+    #[must_use]
+    pub fn keeps_connections(&self, addr: F::Addr, port: u16) -> bool {
+        self.keepers.contains(&(addr, port)) || self.keepers.contains(&(addr, 0))
     }
 
     /// Whether an address is a virtual one.
@@ -780,6 +790,12 @@ impl Registry {
             index_dest(&mut out.v4, &mut out.v6, d, port, proto);
             let service = out.slots.get(d.service.0 as usize);
             if let Some(Some(s)) = service
+                && !s.def.one_packet
+                && (proto == 0 || proto == crate::net::packet::proto::UDP)
+            {
+                index_keeper(&mut out.v4, &mut out.v6, d, port);
+            }
+            if let Some(Some(s)) = service
                 && !d.available
                 && s.def.one_packet
                 && speaks_for_service(s)
@@ -915,6 +931,26 @@ fn index_service(out: &mut Services, service: &Service) {
             IpAddr::V4(a) => out.v4.add_initiator(a.into(), port, proto::UDP, dest.id),
             IpAddr::V6(a) => out.v6.add_initiator(a.into(), port, proto::UDP, dest.id),
         }
+    }
+}
+
+fn index_keeper(
+    v4: &mut FamilyIndex<crate::net::V4>,
+    v6: &mut FamilyIndex<crate::net::V6>,
+    d: &Dest,
+    port: u16,
+) {
+    if d.method != Method::Masq {
+        return;
+    }
+    match d.addr {
+        IpAddr::V4(a) if v4.one_packet => {
+            v4.keepers.insert((a.into(), port));
+        }
+        IpAddr::V6(a) if v6.one_packet => {
+            v6.keepers.insert((a.into(), port));
+        }
+        _ => {}
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::net::{Tick, V4, V6};
+use crate::net::{Af, Tick, V4, V6};
 use crate::sync::ipvs::Version;
 use crate::sync::master::{self, Event, Policy, Told};
 use crate::table::{Conn, ConnIdx, NONE, TemplateRef, Templates};
@@ -47,6 +47,7 @@ pub struct Tell {
     pub policy: Policy,
     /// The version of the messages: it decides on what is told, too.
     pub version: Version,
+    /// One for each worker, and the management core's.
     workers: Box<[WorkerTell]>,
     templates: Box<[TemplateTold]>,
 }
@@ -74,18 +75,25 @@ impl Tell {
         fn zeroes<T: Default>(n: usize) -> Box<[T]> {
             (0..n).map(|_| T::default()).collect()
         }
-        let worker = |_| WorkerTell {
+        let part = |v4, v6| WorkerTell {
             ring: ArrayQueue::new(RING),
             lost: AtomicU64::new(0),
             v4: zeroes(v4),
             v6: zeroes(v6),
         };
+        let parts = (0..workers).map(|_| part(v4, v6));
         Self {
             policy,
             version,
-            workers: (0..workers).map(worker).collect(),
+            workers: parts.chain([part(0, 0)]).collect(),
             templates: zeroes(templates),
         }
+    }
+
+    /// Everybody's parts: each has a ring to be emptied.
+    #[must_use]
+    pub fn parts(&self) -> &[WorkerTell] {
+        &self.workers
     }
 
     /// One worker's part.
@@ -110,6 +118,17 @@ impl Tell {
         templates: &Templates,
         now: Tick,
     ) {
+        let in_pkts = conn.in_pkts;
+        if conn.template == NONE
+            && !master::may_tell(&self.policy, conn.proto(), conn.state, in_pkts)
+        {
+            // The word beside the entry, which is in no cache, is not looked at.
+            return;
+        }
+        if F::AF == Af::V6 && self.version == Version::V0 {
+            // Its records have no room for such addresses (specification §9.2).
+            return;
+        }
         let Some(own) = self.worker(worker) else {
             return;
         };
@@ -122,7 +141,6 @@ impl Tell {
             timeout: conn.timeout(),
             told: Told::from_bits(word.load(Ordering::Relaxed)),
         };
-        let in_pkts = conn.in_pkts;
         let event = Event::Packet { in_pkts };
         let at = (conn.template != NONE).then(|| templates.get(conn.template));
         let template = at.and_then(|at| self.template(at, templates));
@@ -164,6 +182,19 @@ impl Tell {
         }
     }
 
+    /// Offers a template whose timer fired and was set again, since connections need it. The management core's part.
+    pub fn kept(&self, at: TemplateRef, templates: &Templates, now: Tick) {
+        let template = self.template(at, templates);
+        let (Some(own), Some(template)) = (self.workers.last(), template) else {
+            return;
+        };
+        let (policy, version) = (&self.policy, self.version);
+        let tell = master::offer(policy, version, Event::Rearmed, None, Some(&template), now);
+        if let Some(told) = tell.template {
+            self.tell_template(own, at, told);
+        }
+    }
+
     /// A template as the decision sees it, offered once more.
     fn template(&self, at: TemplateRef, templates: &Templates) -> Option<master::Template> {
         let told = self.templates.get(at.index as usize)?;
@@ -194,7 +225,7 @@ impl WorkerTell {
     fn push(&self, offer: Offer) -> bool {
         let pushed = self.ring.push(offer).is_ok();
         if !pushed {
-            // The worker is the only writer.
+            // Whose part it is, is the only writer.
             let lost = self.lost.load(Ordering::Relaxed);
             self.lost.store(lost.wrapping_add(1), Ordering::Relaxed);
         }

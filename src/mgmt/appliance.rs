@@ -193,6 +193,8 @@ async fn run_here<I: PacketIo + 'static>(
         sizes.connections + sizes.templates,
     ));
     let control = ControlServer::bind(&start.control).map_err(RunError::Listen)?;
+    // A process that was killed left it as it was. Nobody must believe it once the kernel's interfaces are back.
+    task::tell_ready(&loaded.sync, false);
     let metrics = MetricsServer::bind(start.metrics.0)
         .await
         .map_err(RunError::Listen)?;
@@ -297,13 +299,16 @@ async fn run_here<I: PacketIo + 'static>(
     let machine = task::Machine {
         plane: Arc::clone(&plane),
         owner_key: sizes.owner_key(),
-        control: sync,
+        control: Arc::clone(&sync),
         entries_max: sizes.connections + sizes.templates,
     };
     tasks.push(tokio::task::spawn_local(machine.run()));
     ready(&manager);
 
     let died = supervise(&manager, &mirror, &threads, stop).await;
+    if !manager_left(&manager) {
+        task::tell_ready(&sync.settings(), false);
+    }
 
     // Answers in progress get a moment; listings that wait for a worker end by themselves.
     let _ = stopping.send(true);

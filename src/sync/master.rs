@@ -248,12 +248,29 @@ pub fn should_sync(
         Significance::Closing | Significance::Steady => {}
     }
     let told = refreshed(policy, &conn.told, told, conn.timeout, now)?;
-    let due = match (policy.period, policy.refresh) {
+    due(policy, in_pkts).then_some(told)
+}
+
+/// Whether a connection that no template controls may be told of, whatever peers know of it. What is no is so in
+/// [`should_sync`], too.
+#[inline]
+#[must_use]
+pub fn may_tell(policy: &Policy, proto: u8, state: u8, in_pkts: u32) -> bool {
+    match significant(proto, state) {
+        Significance::Silent => false,
+        Significance::Closing => true,
+        Significance::Steady => due(policy, in_pkts),
+    }
+}
+
+/// Whether this packet is one at which connections are told of.
+#[inline]
+fn due(policy: &Policy, in_pkts: u32) -> bool {
+    match (policy.period, policy.refresh) {
         (0, 0) => in_pkts == policy.threshold,
         (0, _) => true,
         (period, _) => in_pkts % period == policy.threshold,
-    };
-    due.then_some(told)
+    }
 }
 
 /// Whether a template is told of when it is offered for the `in_pkts`th time, and what to keep if so.

@@ -15,7 +15,7 @@ use crate::forward::tell::Tell;
 use crate::forward::{PeerConn, PeerOutcome, PortId, Service, Snapshot};
 use crate::net::{Af, Tick, V4, V6};
 use crate::sync::entry::EntryId;
-use crate::table::{Conn, Counter, DestId, ServiceId, Templates, WorkerCounters};
+use crate::table::{Conn, Counter, DestId, Ended, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -278,13 +278,20 @@ impl Plane {
         }
     }
 
-    /// Ends the templates whose time is over. The management core's part, and nobody else's.
+    /// Ends the templates whose time is over. The management core's part, and nobody else's. Peers are told of those that
+    /// are kept for their connections' sake.
     pub fn sweep_templates(&self, now: Tick) {
         let snapshot = self.snapshot.load();
-        self.templates.sweep(now, |ended| {
+        let ended = |ended: Ended<'_>| {
             // A server that templates refer to keeps its slot.
             if let Some(dest) = snapshot.dest(ended.dest) {
                 dest.shared.unbind_template();
+            }
+        };
+        let tell = self.sync.tell.load();
+        self.templates.sweep_telling(now, ended, |kept| {
+            if let Some(tell) = &*tell {
+                tell.kept(kept, &self.templates, now);
             }
         });
     }

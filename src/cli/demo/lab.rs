@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Programs and the Debian packages that have them.
@@ -23,6 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     ("curl", "curl"),
     ("sipp", "sip-tester"),
+    ("keepalived", "keepalived"),
 ];
 
 /// Where programs are looked for besides the path: administrators' folders are not in everybody's.
@@ -233,6 +235,36 @@ impl Namespace {
             ])
             .arg(program);
         command
+    }
+
+    /// Runs `work` in a thread of this process that is in the namespace. What comes of it is always something, once this
+    /// has succeeded.
+    ///
+    /// # Errors
+    /// A sentence: the thread can't be had, or not in the namespace.
+    pub fn thread<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<Option<T>>, String> {
+        let path = format!("/proc/{}/ns/net", self.anchor.id());
+        let net = fs::File::open(&path).map_err(|e| format!("{path} can't be read: {e}"))?;
+        let (entered, enters) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || {
+            let result = nix::sched::setns(net, nix::sched::CloneFlags::CLONE_NEWNET);
+            // Whoever waits for it is there until it comes.
+            let _ = entered.send(result);
+            result.is_ok().then(work)
+        });
+        let failed = |e: &dyn std::fmt::Display| format!("no thread for {name}: {e}");
+        let thread = thread.map_err(|e| failed(&e))?;
+        match enters.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(failed(&e)),
+            Err(e) => return Err(failed(&e)),
+        }
+        Ok(thread)
     }
 
     /// Runs a program in the namespace to its end; the arguments are split at blanks.

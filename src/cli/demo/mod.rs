@@ -2,8 +2,10 @@
 //!
 //! The appliance is this very program, started with `polder run` over two virtual ports. A server is killed and taken
 //! out on the way (there are no health checks: the demo does what an operator or a script would do, over the control
-//! socket), and later comes back. The exit status says whether all that is promised was seen.
+//! socket), and later comes back; in `failover` it is a director that dies. The exit status says whether all that is
+//! promised was seen.
 
+mod failover;
 pub mod lab;
 mod sip;
 mod web;
@@ -39,6 +41,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     match args.kind {
         DemoKind::Web => web::run(args.device, out),
         DemoKind::Sip => sip::run(args.device, out),
+        DemoKind::Failover => failover::run(args, out),
     }
 }
 
@@ -51,7 +54,7 @@ struct Network {
     servers: Namespace,
     _director: Namespace,
     lab: Lab,
-    began: Instant,
+    progress: Progress,
 }
 
 /// Connections that each server was given so far.
@@ -60,7 +63,7 @@ type Given = [u64; SERVERS.len()];
 impl Network {
     /// Makes the network and starts the appliance with `service`, which is YAML below `services:`.
     fn start(device: DemoDevice, service: &str) -> Result<Self, String> {
-        let began = Instant::now();
+        let progress = Progress::new();
         let lab = Lab::new()?;
         let client = lab.namespace("client")?;
         let director = lab.namespace("director")?;
@@ -89,7 +92,7 @@ impl Network {
             servers,
             _director: director,
             lab,
-            began,
+            progress,
         };
         network.wait_until_up()?;
         Ok(network)
@@ -169,8 +172,30 @@ impl Network {
         ))
     }
 
-    /// A line of progress; on a terminal it replaces the one before.
+    /// A line of progress.
     fn progress(&self, text: &str) {
+        self.progress.tell(text);
+    }
+
+    fn progress_end(&self) {
+        self.progress.end();
+    }
+}
+
+/// Lines of progress, each with its time. On a terminal one replaces the one before.
+#[derive(Debug)]
+struct Progress {
+    began: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
+
+    fn tell(&self, text: &str) {
         let mut err = std::io::stderr();
         let at = self.began.elapsed().as_secs_f32();
         // Progress that nobody can see is not missed.
@@ -181,7 +206,7 @@ impl Network {
         };
     }
 
-    fn progress_end(&self) {
+    fn end(&self) {
         let mut err = std::io::stderr();
         if err.is_terminal() {
             let _ = writeln!(err);
@@ -191,6 +216,14 @@ impl Network {
 
 fn socket(lab: &Lab) -> PathBuf {
     lab.dir().join("control.sock")
+}
+
+/// The driver of a device, as its name begins.
+fn driver(device: DemoDevice) -> &'static str {
+    match device {
+        DemoDevice::AfPacket => "net_af_packet",
+        DemoDevice::AfXdp => "net_af_xdp",
+    }
 }
 
 /// The appliance's configuration. Workers are on two processors where there are two besides the first.
@@ -206,10 +239,7 @@ fn config(device: DemoDevice, lab: &Lab, service: &str) -> String {
         1 => vec![main],
         _ => cores[1..].iter().take(2).copied().collect(),
     };
-    let driver = match device {
-        DemoDevice::AfPacket => "net_af_packet",
-        DemoDevice::AfXdp => "net_af_xdp",
-    };
+    let driver = driver(device);
     format!(
         "dpdk: {{cores: {workers:?}, management_core: {main}, hugepages: false, memory: 256M, idle: sleep}}\n\
          limits: {{connections: 256k, services: 16, servers: 64}}\n\

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::super::args::DemoDevice;
 use super::super::{Failure, print};
-use super::lab::{self, Process};
+use super::lab::{self, Lab, Namespace, Process};
 use super::{CLIENT, Network, Promises, SERVERS, VICTIM, VIRTUAL, minus, servers_yaml};
 
 /// Calls, and how many begin a second.
@@ -32,9 +32,9 @@ const SECOND_LIFE: usize = SERVERS.len();
 
 /// What a caller's run came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Calls {
-    good: u64,
-    failed: u64,
+pub(super) struct Calls {
+    pub good: u64,
+    pub failed: u64,
 }
 
 pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure> {
@@ -50,11 +50,26 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
         .map(|i| answerer(&net, i))
         .collect::<Result<_, String>>()?;
     // A call or three to let the kernel find the neighbours.
-    let (mut warm, file) = start_calls(&net, "warm", 3, 0)?;
-    finish_calls(&mut warm, &file)?;
+    let caller = Caller {
+        name: OURS,
+        own: CLIENT,
+        target: VIRTUAL,
+        calls: CALLS,
+        rate: RATE,
+        talk_ms: TALK_MS,
+        patience_ms: Some(4000),
+    };
+    let (mut warm, file) = Caller {
+        name: "warm",
+        calls: 3,
+        talk_ms: 0,
+        ..caller
+    }
+    .start(&net.lab, &net.client)?;
+    finish_calls(&mut warm, &file, PATIENCE)?;
 
     net.progress(&format!("{CALLS} calls on one 5-tuple begin"));
-    let (mut caller, file) = start_calls(&net, OURS, CALLS, TALK_MS)?;
+    let (mut caller, file) = caller.start(&net.lab, &net.client)?;
     std::thread::sleep(KILLED_AFTER);
     net.progress("one server is killed with calls in progress and taken out");
     agents[VICTIM].kill();
@@ -67,12 +82,13 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     net.progress("it comes back");
     agents[VICTIM] = answerer(&net, SECOND_LIFE)?;
     net.set_victim("sip", 5060, "ready")?;
-    let calls = finish_calls(&mut caller, &file)?;
+    let calls = finish_calls(&mut caller, &file, PATIENCE)?;
     let (received, punted, dropped, identity) = net.frames()?;
     net.progress("done");
     net.progress_end();
 
-    let heard = heard_by_all(&net)?;
+    let records: Vec<_> = (0..AGENTS).map(|agent| record(&net, agent)).collect();
+    let heard = heard_by_all(&records)?;
     let tally = Tally::of(&heard);
     let mut text = tally.table();
     text.push_str(&format!(
@@ -142,14 +158,29 @@ fn record(net: &Network, agent: usize) -> PathBuf {
 
 /// A SIP server that answers calls.
 fn answerer(net: &Network, agent: usize) -> Result<Process, String> {
-    let mut command = net.servers.command("sipp");
-    command.current_dir(net.lab.dir());
-    command.args(["-sn", "uas", "-i", SERVERS[server_of(agent)], "-p", "5060"]);
+    let log = net.lab.dir().join(format!("uas{agent}.log"));
+    answer(
+        &net.servers,
+        SERVERS[server_of(agent)],
+        &record(net, agent),
+        &log,
+    )
+}
+
+/// A SIP server on port 5060 of `addr`, which writes what it hears and says into `record`.
+pub(super) fn answer(
+    ns: &Namespace,
+    addr: &str,
+    record: &Path,
+    log: &Path,
+) -> Result<Process, String> {
+    let mut command = ns.command("sipp");
+    command.current_dir(log.parent().unwrap_or_else(|| Path::new("/")));
+    command.args(["-sn", "uas", "-i", addr, "-p", "5060"]);
     command.args(["-nostdin", "-t", "u1"]);
     command.args(["-trace_shortmsg", "-shortmessage_file"]);
-    command.arg(record(net, agent));
-    let log = net.lab.dir().join(format!("uas{agent}.log"));
-    let mut process = Process::start("sipp uas", command, &log)?;
+    command.arg(record);
+    let mut process = Process::start("sipp uas", command, log)?;
     // It listens within a moment; a call that comes too early is sent again by its caller.
     std::thread::sleep(Duration::from_millis(300));
     if process.is_running() {
@@ -160,40 +191,64 @@ fn answerer(net: &Network, agent: usize) -> Result<Process, String> {
 }
 
 /// How the Call-IDs of the calls that count begin.
-const OURS: &str = "call";
+pub(super) const OURS: &str = "call";
 
-fn start_calls(
-    net: &Network,
-    name: &str,
-    n: u64,
-    talk_ms: u64,
-) -> Result<(Process, PathBuf), String> {
-    let file = net.lab.dir().join(format!("{name}.csv"));
-    let mut command = net.client.command("sipp");
-    command.current_dir(net.lab.dir());
-    // One socket for all calls, and one port for all callers.
-    command.args(["-sn", "uac", "-t", "u1", "-i", CLIENT, "-p", "5060"]);
-    command
-        .args(["-nostdin", "-cid_str"])
-        .arg(format!("{name}-%u@demo"));
-    for (option, value) in [("-r", RATE), ("-m", n), ("-d", talk_ms), ("-l", n)] {
-        command.arg(option).arg(value.to_string());
-    }
-    // A request without an answer is given up after so long.
-    command
-        .args(["-recv_timeout", "4000", "-fd", "1", "-trace_stat", "-stf"])
-        .arg(&file);
-    command.arg(format!("{VIRTUAL}:5060"));
-    let process = Process::start(
-        "sipp uac",
-        command,
-        &net.lab.dir().join(format!("{name}.log")),
-    )?;
-    Ok((process, file))
+/// A user agent that calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    /// How its Call-IDs begin.
+    pub name: &'a str,
+    /// Its address.
+    pub own: &'a str,
+    /// Whom it calls, on port 5060.
+    pub target: &'a str,
+    /// Calls in all, and how many begin a second.
+    pub calls: u64,
+    pub rate: u64,
+    /// How long a call lasts, in milliseconds.
+    pub talk_ms: u64,
+    /// After how long a request without an answer is given up, in milliseconds; SIP's own time otherwise.
+    pub patience_ms: Option<u64>,
 }
 
-fn finish_calls(caller: &mut Process, file: &Path) -> Result<Calls, String> {
-    caller.wait(PATIENCE)?;
+impl Caller<'_> {
+    /// Starts it; its statistics go into the file.
+    pub(super) fn start(&self, lab: &Lab, ns: &Namespace) -> Result<(Process, PathBuf), String> {
+        let name = self.name;
+        let file = lab.dir().join(format!("{name}.csv"));
+        let mut command = ns.command("sipp");
+        command.current_dir(lab.dir());
+        // One socket for all calls, and one port for all callers.
+        command.args(["-sn", "uac", "-t", "u1", "-i", self.own, "-p", "5060"]);
+        command
+            .args(["-nostdin", "-cid_str"])
+            .arg(format!("{name}-%u@demo"));
+        let numbers = [
+            ("-r", Some(self.rate)),
+            ("-m", Some(self.calls)),
+            ("-d", Some(self.talk_ms)),
+            ("-l", Some(self.calls)),
+            ("-recv_timeout", self.patience_ms),
+        ];
+        for (option, value) in numbers {
+            if let Some(value) = value {
+                command.arg(option).arg(value.to_string());
+            }
+        }
+        command.args(["-fd", "1", "-trace_stat", "-stf"]).arg(&file);
+        command.arg(format!("{}:5060", self.target));
+        let log = lab.dir().join(format!("{name}.log"));
+        let process = Process::start("sipp uac", command, &log)?;
+        Ok((process, file))
+    }
+}
+
+pub(super) fn finish_calls(
+    caller: &mut Process,
+    file: &Path,
+    patience: Duration,
+) -> Result<Calls, String> {
+    caller.wait(patience)?;
     let text =
         std::fs::read_to_string(file).map_err(|e| format!("sipp left no statistics: {e}"))?;
     parse(&text).ok_or_else(|| format!("sipp's statistics are not understood:\n{text}"))
@@ -216,27 +271,26 @@ fn parse(csv: &str) -> Option<Calls> {
 
 /// A request that a server has heard.
 #[derive(Clone, Debug, PartialEq)]
-struct Heard {
+pub(super) struct Heard {
     /// Seconds since 1970.
-    at: f64,
-    agent: usize,
-    call: String,
-    method: Method,
+    pub at: f64,
+    pub agent: usize,
+    pub call: String,
+    pub method: Method,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
+pub(super) enum Method {
     Invite,
     Ack,
     Bye,
 }
 
 /// All requests of calls that count, from the servers' records, in the order of time.
-fn heard_by_all(net: &Network) -> Result<Vec<Heard>, String> {
+pub(super) fn heard_by_all(records: &[PathBuf]) -> Result<Vec<Heard>, String> {
     let mut all = Vec::new();
-    for agent in 0..AGENTS {
-        let path = record(net, agent);
-        let text = std::fs::read_to_string(&path)
+    for (agent, path) in records.iter().enumerate() {
+        let text = std::fs::read_to_string(path)
             .map_err(|e| format!("a SIP server left no record of its messages: {e}"))?;
         all.extend(text.lines().filter_map(|line| heard(agent, line)));
     }

@@ -80,6 +80,12 @@ impl Director {
         let vaddr = F::from_ip(addr).unwrap_or_default();
         let vport = if port == 0 { flow.src_port } else { port };
         if service.def.one_packet {
+            // Of a connection by another service it may be only where the client's are.
+            if F::index(&cx.snapshot.services).keeps_connections(flow.src, flow.src_port)
+                && let Some(other) = self.other_owner::<F>(cx, flow.dst, flow.dst_port, flow.proto)
+            {
+                return Verdict::HandOver(other);
+            }
             bind_session(cx, p, service, dest, vaddr, Use::Packet);
             return self.leave_as(cx, p, dest, (vaddr, vport), sink);
         }

@@ -184,7 +184,7 @@ fn channel_of(
 
 fn ranged<T>(what: &str, value: u32, least: T, most: T) -> Result<T, Refused>
 where
-    T: TryFrom<u32> + PartialOrd + std::fmt::Display,
+    T: Copy + TryFrom<u32> + PartialOrd + std::fmt::Display,
 {
     match T::try_from(value) {
         Ok(value) if value >= least && value <= most => Ok(value),

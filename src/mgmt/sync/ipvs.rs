@@ -73,47 +73,21 @@ struct Backup {
     receiver: Receiver,
     threshold: u32,
     buffer: Vec<u8>,
-    waiting: Waiting,
+    waiting: HashMap<WaitKey, Waiting>,
+    /// When what has expired there was last looked for because there was no room.
+    pruned: Tick,
     /// Generation of the snapshot that those were looked up in.
     generation: u64,
 }
 
-/// What a template is known by, wherever its server is.
-type TemplateName = (SocketAddr, SocketAddr, u8, u32, Option<Box<[u8]>>);
+/// What makes a template one of its own: protocol, mark, client, virtual end, and the session's key.
+type WaitKey = (u8, u32, [SocketAddr; 2], Option<Vec<u8>>);
 
-/// Templates that wait for their service or server, each once: masters tell of one with every packet. Invariant: there
-/// are [`WAITING_MAX`] at most.
-#[derive(Debug, Default)]
+/// A template that waits for its service or server.
+#[derive(Debug)]
 struct Waiting {
-    entries: HashMap<TemplateName, (Entry, Tick)>,
-}
-
-impl Waiting {
-    /// Keeps what was told of a template last. `false` when there is no room, even without those whose time is over.
-    fn keep(&mut self, entry: &Entry, data: Option<&[u8]>, now: Tick) -> bool {
-        let [client, virtual_, _] = entry.ends.all();
-        let data = data.map(Into::into);
-        let name = (client, virtual_, entry.ends.proto(), entry.mark, data);
-        let full = self.entries.len() >= WAITING_MAX && !self.entries.contains_key(&name);
-        if full {
-            self.entries.retain(|_, (_, until)| !now.reached(*until));
-        }
-        let room = self.entries.len() < WAITING_MAX || self.entries.contains_key(&name);
-        if room {
-            let until = now.plus(entry.timeout);
-            self.entries.insert(name, (*entry, until));
-        }
-        room
-    }
-
-    /// Offers each with the time that it has left; those that are taken do not wait any more.
-    fn offer(&mut self, now: Tick, mut take: impl FnMut(&Entry, Option<&[u8]>) -> bool) {
-        self.entries.retain(|(.., data), (entry, until)| {
-            let timeout = until.since(now);
-            let entry = Entry { timeout, ..*entry };
-            timeout > 0 && !take(&entry, data.as_deref())
-        });
-    }
+    entry: Entry,
+    until: Tick,
 }
 
 impl Ipvs {
@@ -166,7 +140,8 @@ impl Ipvs {
                 threshold: settings.policy.threshold,
                 // One byte more, so that a message that was cut is seen to be no message.
                 buffer: vec![0; channel.received_max(mtu) + 1],
-                waiting: Waiting::default(),
+                waiting: HashMap::new(),
+                pruned: Tick(0),
                 generation: 0,
             })
         });
@@ -201,11 +176,9 @@ impl Ipvs {
     #[must_use]
     pub fn discarded(&self) -> u64 {
         let Some(master) = &self.master else { return 0 };
-        let lost = |i| {
-            let worker = master.tell.worker(i);
-            worker.map_or(0, |w| w.lost.load(std::sync::atomic::Ordering::Relaxed))
-        };
-        let lost: u64 = (0..self.plane.workers.len()).map(lost).sum();
+        let parts = master.tell.parts().iter();
+        let lost = parts.map(|p| p.lost.load(std::sync::atomic::Ordering::Relaxed));
+        let lost: u64 = lost.sum();
         let counts = master.channels.iter().map(|c| c.outbox.counts());
         lost + counts.map(|c| c.discarded_records + c.unfit).sum::<u64>()
     }
@@ -231,10 +204,7 @@ impl Ipvs {
         };
         let snapshot = self.plane.snapshot.load();
         let mut more = false;
-        for worker in 0..self.plane.workers.len() {
-            let Some(own) = master.tell.worker(worker) else {
-                continue;
-            };
+        for own in master.tell.parts() {
             let mut left = RING / 4;
             while left > 0
                 && let Some(offer) = own.ring.pop()
@@ -367,9 +337,7 @@ impl Ipvs {
                     return;
                 }
                 self.unbound += 1;
-                if !backup.waiting.keep(entry, data, now) {
-                    self.refused += 1;
-                }
+                backup.wait(entry, data, now);
             }
         }
     }
@@ -382,9 +350,14 @@ impl Ipvs {
         let snapshot = self.plane.snapshot.load_full();
         if backup.generation != snapshot.generation {
             backup.generation = snapshot.generation;
-            let take =
-                |entry: &Entry, data: Option<&[u8]>| self.put_template(&snapshot, entry, data, now);
-            backup.waiting.offer(now, take);
+            backup.waiting.retain(|(.., data), w| {
+                let left = w.until.since(now);
+                let entry = Entry {
+                    timeout: left,
+                    ..w.entry
+                };
+                left > 0 && !self.put_template(&snapshot, &entry, data.as_deref(), now)
+            });
         }
         self.backup = Some(backup);
     }
@@ -424,6 +397,30 @@ impl Ipvs {
             origin: Origin::Synced,
         };
         self.tables.put_template(snapshot, &key, dest, &terms, now)
+    }
+}
+
+impl Backup {
+    /// Keeps a template until its service or server is known, the last word of it. Peers may tell of the same one with
+    /// every packet.
+    fn wait(&mut self, entry: &Entry, data: Option<&[u8]>, now: Tick) {
+        let [client, virtual_, _] = entry.ends.all();
+        let key = (
+            entry.ends.proto(),
+            entry.mark,
+            [client, virtual_],
+            data.map(<[u8]>::to_vec),
+        );
+        let full = |b: &Self| b.waiting.len() >= WAITING_MAX && !b.waiting.contains_key(&key);
+        if full(self) && now.since(self.pruned) >= Tick::PER_SECOND {
+            self.pruned = now;
+            self.waiting.retain(|_, w| !now.reached(w.until));
+        }
+        if !full(self) {
+            let until = now.plus(entry.timeout);
+            let entry = *entry;
+            self.waiting.insert(key, Waiting { entry, until });
+        }
     }
 }
 
@@ -586,61 +583,5 @@ impl Finds for Nothing {
     fn entry(&mut self, _: entry::Entry) {}
     fn number(&self, _: &TemplateEntry) -> EntryId {
         EntryId(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::Addr4;
-
-    fn template(client: u32, timeout: u32) -> Entry {
-        let ends = Ends::<V4> {
-            proto: 6,
-            caddr: Addr4(client),
-            cport: 0,
-            vaddr: Addr4(0xc633_6401),
-            vport: 80,
-            daddr: Addr4(0x0a00_000b),
-            dport: 80,
-        };
-        Entry {
-            ends: ends.into(),
-            flags: 0,
-            state: 0,
-            mark: 0,
-            timeout,
-            in_pkts: 3,
-        }
-    }
-
-    #[test]
-    fn a_template_that_is_told_again_and_again_waits_once_with_what_was_told_last() {
-        let mut waiting = Waiting::default();
-        for n in 0..100_000 {
-            assert!(waiting.keep(&template(1, 500), None, Tick(n)));
-        }
-        assert!(waiting.keep(&template(1, 500), Some(b"call"), Tick(99_999)));
-        assert!(waiting.keep(&template(2, 500), None, Tick(99_999)));
-        let mut offered = Vec::new();
-        waiting.offer(Tick(100_099), |entry, data| {
-            offered.push((entry.timeout, data.map(<[u8]>::len)));
-            true
-        });
-        offered.sort_unstable();
-        assert_eq!(offered, [(400, None), (400, None), (400, Some(4))]);
-        assert!(waiting.entries.is_empty());
-    }
-
-    #[test]
-    fn those_whose_time_is_over_make_room() {
-        let mut waiting = Waiting::default();
-        let most = u32::try_from(WAITING_MAX).expect("few");
-        for client in 0..most {
-            assert!(waiting.keep(&template(client, 100), None, Tick(0)));
-        }
-        assert!(!waiting.keep(&template(most, 100), None, Tick(99)));
-        assert!(waiting.keep(&template(most, 100), None, Tick(100)));
-        assert_eq!(waiting.entries.len(), 1);
     }
 }

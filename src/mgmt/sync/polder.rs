@@ -12,7 +12,7 @@ use super::tables::{Finds, Tables};
 use crate::forward::{PeerOutcome, PeerRule};
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId, TemplateEntry};
-use crate::sync::polder::{Apply, Config, Keys, Node, Role, Send, To, What};
+use crate::sync::polder::{Apply, Config, Keys, Node, Rejected, Role, Send, To, What};
 use crate::sync::settings::{self, Settings};
 use crate::worker::Plane;
 
@@ -24,6 +24,8 @@ const SENT_MAX: usize = 256;
 const APPLIED_MAX: usize = 8192;
 /// How often what could not be installed is tried again although nothing has changed, in ticks.
 const RETRY: u32 = 5 * Tick::PER_SECOND;
+/// For how long what went wrong is told, in ticks.
+const LATELY: u32 = 10 * Tick::PER_SECOND;
 
 /// A node at work.
 #[derive(Debug)]
@@ -46,8 +48,10 @@ pub struct Polder {
     /// Of the snapshot under which what could not be installed was tried last.
     generation: u64,
     retry: Tick,
-    /// Datagrams that the kernel did not take, and what it said last.
-    pub send_errors: (u64, Option<String>),
+    /// Datagrams that the kernel did not take.
+    pub send_errors: u64,
+    /// What it said last, and when.
+    send_error: Option<(String, Tick)>,
 }
 
 /// The keys in a file.
@@ -118,8 +122,27 @@ impl Polder {
             stuck: None,
             generation: 0,
             retry: now,
-            send_errors: (0, None),
+            send_errors: 0,
+            send_error: None,
         }
+    }
+
+    /// What went wrong lately, as a sentence.
+    #[must_use]
+    pub fn problem(&self, now: Tick) -> Option<String> {
+        let lately = |at: Tick| now.since(at) <= LATELY;
+        if let Some((why, from, _)) = self.node.stranger().filter(|(_, _, at)| lately(*at)) {
+            let hint = match why {
+                Rejected::Version => "run releases that are neighbours",
+                _ => "give both the same key file",
+            };
+            return Some(format!(
+                "{from} sends what is refused ({}): {hint}",
+                why.name()
+            ));
+        }
+        let (said, _) = self.send_error.as_ref().filter(|(_, at)| lately(*at))?;
+        Some(format!("messages can't be sent: {said}"))
     }
 
     /// The socket.
@@ -250,7 +273,8 @@ impl Polder {
                         return true;
                     }
                     Err(e) => {
-                        self.send_errors = (self.send_errors.0 + 1, Some(e.to_string()));
+                        self.send_errors += 1;
+                        self.send_error = Some((e.to_string(), now));
                     }
                 }
             }

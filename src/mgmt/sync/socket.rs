@@ -35,6 +35,17 @@ pub struct Link {
     pub targets: Vec<SocketAddr>,
     /// MTU of the interface, or the usual one where none is named.
     pub mtu: usize,
+    /// The interface that is named, and its number.
+    pub on: Option<(String, u32)>,
+}
+
+impl Link {
+    /// Whether the interface is still the one that the socket was opened on. One that was removed and made again is not.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let same = |(name, index): &(String, u32)| index_of(name) == Ok(*index);
+        self.on.as_ref().is_none_or(same)
+    }
 }
 
 /// Opens a socket for the channel's port plus `offset`.
@@ -94,6 +105,7 @@ pub fn open(channel: &Channel, offset: u16, what: Use) -> Result<Link, String> {
         socket,
         targets,
         mtu,
+        on: on.map(|(name, index)| (name.to_owned(), index)),
     })
 }
 

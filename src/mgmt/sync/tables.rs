@@ -71,6 +71,7 @@ pub struct Tables {
 struct Link {
     outstanding: usize,
     batch: Vec<PeerRow>,
+    #[allow(clippy::vec_box)] // They come and go as boxes.
     spare: Vec<Box<SyncWork>>,
 }
 
@@ -320,8 +321,27 @@ impl Tables {
                 }
                 self.orphans.push(conn.ends().into());
             }
+            self.own_template(conn.template, now, finds);
             finds.entry(entry);
         }
+    }
+
+    /// Who tells of a connection tells of its template, too: another director could not link them otherwise, and would
+    /// let the template go.
+    fn own_template(&mut self, index: u32, now: Tick, finds: &mut impl Finds) {
+        let Some((life, _)) = self.peers.get(&index).copied() else {
+            return;
+        };
+        self.peers.remove(&index);
+        let plane = Arc::clone(&self.plane);
+        let snapshot = plane.snapshot.load();
+        plane.templates.dump(index, 1, now, |row| {
+            if row.at.version == life
+                && let Some(template) = template_entry(&snapshot, &row)
+            {
+                finds.entry(Entry::Template(Box::new(template)));
+            }
+        });
     }
 
     /// Makes orphaned connections our own; whether that was all of them.
@@ -644,14 +664,14 @@ impl Tables {
 impl Link {
     /// A page to be asked for.
     fn page(&mut self, af: Af, cursor: u32, (everything, peers): (bool, bool)) -> Box<SyncWork> {
-        let fits = |work: &Box<SyncWork>| match &**work {
+        let fits = |work: &SyncWork| match work {
             SyncWork::Page(page) => match page.rows {
                 SyncRows::V4(_) => af == Af::V4,
                 SyncRows::V6(_) => af == Af::V6,
             },
             SyncWork::Install(_) => false,
         };
-        if let Some(i) = self.spare.iter().position(fits) {
+        if let Some(i) = self.spare.iter().position(|work| fits(work)) {
             let mut work = self.spare.swap_remove(i);
             if let SyncWork::Page(page) = &mut *work {
                 (page.cursor, page.peers, page.done) = (cursor, peers, false);
@@ -672,8 +692,8 @@ impl Link {
     }
 
     fn spare_rows(&mut self) -> Vec<PeerRow> {
-        let install = |work: &Box<SyncWork>| matches!(**work, SyncWork::Install(_));
-        match self.spare.iter().position(install) {
+        let install = |work: &SyncWork| matches!(work, SyncWork::Install(_));
+        match self.spare.iter().position(|work| install(work)) {
             Some(i) => rows_of(*self.spare.swap_remove(i)),
             None => Vec::with_capacity(BATCH),
         }

@@ -256,6 +256,7 @@ impl Machine {
                     socket,
                     targets: vec![target],
                     mtu: takeover::MESSAGE,
+                    on: None,
                 };
                 let node = Node::new(config, keys, random(), self.plane.now());
                 let tables = Tables::new(Arc::clone(&self.plane), self.owner_key).with_everything();
@@ -290,7 +291,7 @@ impl Machine {
             let why = match self.control.hand_over() {
                 HandOver::Telling { port: p, key: k } if p == port && k == key => None,
                 HandOver::Finishing { port: p, key: k } if p == port && k == key => {
-                    finishing = finishing.or(Some(Instant::now()));
+                    finishing = finishing.or_else(|| Some(Instant::now()));
                     None
                 }
                 _ => Some("the take-over was given up"),
@@ -378,6 +379,10 @@ impl Machine {
             };
             if told.is_none_or(|t| t.elapsed() >= TELLING) {
                 told = Some(Instant::now());
+                if !links(&running).iter().all(|link| link.is_there()) {
+                    // What it will be like when it is there again is found out by opening it.
+                    return ready.unwrap_or(was_ready);
+                }
                 let waits = !was_ready
                     && settings.role.is_backup()
                     && began.elapsed() < settings.ready_timeout;
@@ -469,12 +474,17 @@ fn knows(l: &Listener, at: Tick) -> bool {
     l.report.is_some_and(|r| Tick(r.tick).since(at) > 0)
 }
 
-/// Waits for a message.
-async fn readable(running: &Running) {
-    let links: Vec<&Link> = match running {
+/// All sockets.
+fn links(running: &Running) -> Vec<&Link> {
+    match running {
         Running::Polder(p) => vec![p.link()],
         Running::Ipvs(i) => i.links().collect(),
-    };
+    }
+}
+
+/// Waits for a message.
+async fn readable(running: &Running) {
+    let links = links(running);
     poll_fn(|cx| {
         let mut ready = false;
         for link in &links {
@@ -494,10 +504,10 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane, ipvs_read
     match running {
         Running::Polder(p) => State {
             running: true,
-            problem: problem.or_else(|| p.send_errors.1.clone()),
+            problem: problem.or_else(|| p.problem(plane.now())),
             node: Some(p.node.status(plane.now())),
             ipvs: None,
-            send_errors: p.send_errors.0,
+            send_errors: p.send_errors,
         },
         Running::Ipvs(i) => State {
             running: true,
@@ -518,7 +528,7 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane, ipvs_read
 }
 
 /// Writes the file of readiness, if there is one, in one step.
-fn tell_ready(settings: &Settings, ready: bool) {
+pub(in super::super) fn tell_ready(settings: &Settings, ready: bool) {
     let Some(path) = &settings.ready_file else {
         return;
     };

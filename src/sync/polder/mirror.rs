@@ -73,6 +73,8 @@ pub mod flag {
     pub const WAITED: u8 = 32;
     /// Was handed out without the template it names.
     pub const UNLINKED: u8 = 64;
+    /// Has another real server than the tables know.
+    pub const MOVED: u8 = 128;
 }
 
 /// An entry of a mirror.

@@ -20,7 +20,7 @@ pub use status::{Direction, Peer, State, Status, Traffic};
 use super::keys::Keys;
 use super::receiver::{ALIVE, Apply, Bequest, Outgoing, Receiver, Welcomed, What};
 use super::seal::{self, Sealer};
-use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To};
+use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To, same_server};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
@@ -39,6 +39,12 @@ const ADOPTING_MAX: u8 = 10;
 /// Ticks from the start for which readiness waits for those who are heard but can't be followed yet. All who are alive
 /// answer sooner; replays of those who are not can't hold it up for longer.
 const STRANGERS_FOR: u32 = 5 * Tick::PER_SECOND;
+/// By how many ticks a peer must have seen an entry used later, if it tells of another server, to be believed.
+const MOVED_LATER: u32 = Tick::PER_SECOND / 4;
+/// The same if it tells of the same server, for the director with the lower number; and by how many earlier it may
+/// have seen it for the one with the higher. What datagrams take does not reach from one to the other.
+const CLEARLY_LATER: u32 = Tick::PER_SECOND;
+const AS_LATE: u32 = Tick::PER_SECOND / 4;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -163,7 +169,7 @@ pub struct Node {
     /// Somebody was heard who is not trusted yet.
     strangers: bool,
     /// When somebody told of entries who is not followed yet.
-    stranger: Option<Tick>,
+    unfollowed: Option<Tick>,
     began: Tick,
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
@@ -177,6 +183,7 @@ pub struct Node {
     sent: Traffic,
     received: Traffic,
     rejections: Rejections,
+    stranger: Option<(Rejected, SocketAddr, Tick)>,
 }
 
 impl Node {
@@ -204,7 +211,7 @@ impl Node {
             nonces: Nonces::new(boot, now),
             hello_at: now,
             strangers: false,
-            stranger: None,
+            unfollowed: None,
             began: now,
             sender,
             receivers: Vec::new(),
@@ -217,6 +224,7 @@ impl Node {
             sent: Traffic::default(),
             received: Traffic::default(),
             rejections: Rejections::default(),
+            stranger: None,
             config,
         }
     }
@@ -283,7 +291,11 @@ impl Node {
     /// Ends a pass: what was told before and did not come in it is gone.
     pub fn pass_end(&mut self, now: Tick) {
         if let Some(sender) = &mut self.sender {
-            sender.pass_end(now);
+            // What was ours, and is a peer's as well, is the peer's now.
+            let receivers = &mut self.receivers;
+            sender.pass_end(now, |entry| {
+                receivers.iter_mut().for_each(|r| r.offer(entry))
+            });
             if let Orphans::Underway { passes, deferred } = self.orphans {
                 let all = sender.told().deferred == deferred;
                 if all || passes >= ADOPTING_MAX {
@@ -302,9 +314,8 @@ impl Node {
     /// The number of a template of this director, for the connections that it controls.
     #[must_use]
     pub fn template_id(&self, template: &TemplateEntry) -> EntryId {
-        let entry = Entry::Template(Box::new(template.clone()));
         match &self.sender {
-            Some(sender) => wire::id_of(sender.key(), &entry),
+            Some(sender) => wire::id_of_template(sender.key(), template),
             None => EntryId(0),
         }
     }
@@ -313,7 +324,16 @@ impl Node {
     pub fn receive(&mut self, now: Tick, from: SocketAddr, datagram: &mut [u8]) {
         if let Err(why) = self.try_receive(now, from, datagram) {
             self.rejections.note(why);
+            if matches!(why, Rejected::Key | Rejected::Forged | Rejected::Version) {
+                self.stranger = Some((why, from, now));
+            }
         }
+    }
+
+    /// Who sent last what only somebody sends who has other keys or another release, and when.
+    #[must_use]
+    pub fn stranger(&self) -> Option<(Rejected, SocketAddr, Tick)> {
+        self.stranger
     }
 
     fn try_receive(
@@ -360,7 +380,7 @@ impl Node {
                     return Ok(());
                 }
                 let Some(receiver) = self.receivers.iter_mut().find(|r| r.boot == boot) else {
-                    self.stranger = Some(now);
+                    self.unfollowed = Some(now);
                     self.greet(now, boot, from);
                     return Err(Rejected::Untrusted);
                 };
@@ -451,7 +471,8 @@ impl Node {
     ) -> Result<(), Rejected> {
         let known = self.boots.get(boot).ok_or(Rejected::Untrusted)?;
         hello.name.clone_into(&mut known.name);
-        if self.has_to_wait(now, boot, hello.name) {
+        let greeted = *known.greeted.get_or_insert(now);
+        if self.has_to_wait(now, (boot, hello.name), greeted) {
             return Ok(());
         }
         let Some(sender) = &self.sender else {
@@ -485,7 +506,7 @@ impl Node {
 
     /// Whether somebody who greets has to wait, because it would take itself for complete without the entries of those
     /// who are gone: its former life, perhaps.
-    fn has_to_wait(&mut self, now: Tick, boot: u64, name: &str) -> bool {
+    fn has_to_wait(&mut self, now: Tick, (boot, name): (u64, &str), greeted: Tick) -> bool {
         let Some(sender) = &self.sender else {
             return false;
         };
@@ -494,7 +515,10 @@ impl Node {
         }
         let mut waits = false;
         for r in self.receivers.iter_mut().filter(|r| r.boot != boot) {
-            let is_replaced = r.name == name && now.since(r.heard) >= REPLACED_AFTER;
+            let is_namesake = r.name == name;
+            let is_replaced = is_namesake && now.since(r.heard) >= REPLACED_AFTER;
+            // It died a moment ago, unless it is heard on.
+            waits |= is_namesake && !is_replaced && greeted.reached(r.heard);
             if r.bequest == Bequest::Alive && (is_replaced || !r.is_alive(now)) {
                 r.bequest = Bequest::Waits;
                 self.orphans = Orphans::Wanted { passes: 0 };
@@ -604,13 +628,17 @@ impl Node {
             .filter(|r| is_over(r))
             .map(|r| r.boot)
             .collect();
-        if !over.is_empty() {
-            let mut gone = self.receivers.iter().filter(|r| over.contains(&r.boot));
-            if gone.any(|r| r.bequest != Bequest::Settled) {
+        // What they told has to be ours before they are forgotten: who greets meanwhile has to wait for it.
+        let tells = self.sender.is_some();
+        for r in self.receivers.iter_mut().filter(|r| over.contains(&r.boot)) {
+            if tells && r.bequest == Bequest::Alive {
+                r.bequest = Bequest::Waits;
                 self.orphans = Orphans::Wanted { passes: 0 };
             }
-            self.receivers.retain(|r| !over.contains(&r.boot));
         }
+        let is_bequeathed = |r: &Receiver| !tells || r.bequest == Bequest::Settled;
+        self.receivers
+            .retain(|r| !over.contains(&r.boot) || !is_bequeathed(r));
     }
 
     fn judge(&mut self, now: Tick) {
@@ -627,7 +655,7 @@ impl Node {
         }
         // Who tells and is not followed yet may have what the others lack.
         let lately = |at: Tick| now.since(at) <= ALIVE;
-        let may_lack = self.stranger.is_some_and(lately)
+        let may_lack = self.unfollowed.is_some_and(lately)
             && now.since(self.began) < STRANGERS_FOR
             && !self.readiness.is_ready();
         if seen == Seen::Covered && may_lack {
@@ -689,12 +717,50 @@ impl Node {
     pub fn next_apply(&mut self, now: Tick) -> Option<Apply> {
         for _ in 0..self.receivers.len() {
             self.turn = (self.turn + 1) % self.receivers.len();
-            if let Some(apply) = self.receivers[self.turn].next_apply(now) {
+            while let Some(apply) = self.receivers[self.turn].next_apply(now) {
+                let another_counts = self.keeps(now, &apply) || self.is_older(now, &apply);
+                if another_counts && self.receivers[self.turn].withhold(apply.id) {
+                    continue;
+                }
                 self.offer_others(&apply);
                 return Some(apply);
             }
         }
         None
+    }
+
+    /// Whether another peer that is alive saw an entry used later.
+    fn is_older(&self, now: Tick, apply: &Apply) -> bool {
+        let What::Install(entry) = &apply.what else {
+            return false;
+        };
+        let theirs = now.plus(entry.remaining());
+        let others = self.receivers.iter().filter(|r| r.boot != apply.peer);
+        others
+            .filter(|r| r.is_alive(now))
+            .filter_map(|r| r.end_of(entry))
+            .any(|end| end.since(theirs) > AS_LATE)
+    }
+
+    /// Whether an entry that a peer tells of, and this director too, stays this director's. Two that tell of the same must
+    /// not leave it to each other: both would stop, and take it for ended.
+    fn keeps(&self, now: Tick, apply: &Apply) -> bool {
+        let (What::Install(entry), Some(sender)) = (&apply.what, &self.sender) else {
+            return false;
+        };
+        let Some((told, ours)) = sender.told_of(entry) else {
+            return false;
+        };
+        let theirs = now.plus(entry.remaining());
+        let yields = if !same_server(told, entry) {
+            theirs.since(ours) > MOVED_LATER
+        } else if self.boot() > apply.peer {
+            // As good as ours: one of both has to be the one who yields.
+            theirs.plus(AS_LATE).since(ours) > 0
+        } else {
+            theirs.since(ours) > CLEARLY_LATER
+        };
+        !yields
     }
 
     /// What one sender has no more may be another's by now, who told of it when the tables still had it from the first.

@@ -18,7 +18,7 @@ use clock::Clock;
 use order::Order;
 
 use super::mirror::{BucketSet, Digest, Mirror, flag, worth};
-use super::sender::{same, shift_max};
+use super::sender::{same, same_server, shift_max};
 use super::wire::{self, Joiner, Kind, Message, Record, Report, Want, Wanted};
 use super::{Rejected, Rejections};
 use crate::net::{HashKey, Tick};
@@ -428,8 +428,12 @@ impl Receiver {
             self.mirror.slot_mut(at).flags |= named;
             return true;
         }
+        let moved = installed && slot.entry().is_some_and(|e| !same_server(e, &entry));
         if !self.mirror.replace(at, entry, worth, deadline) {
             return false;
+        }
+        if moved {
+            self.mirror.slot_mut(at).flags |= flag::MOVED;
         }
         if !was_live && installed {
             self.installed += 1;
@@ -636,6 +640,14 @@ impl Receiver {
             }
             self.dirty = true;
         }
+    }
+
+    /// When the sender saw the entry with this one's key end, as it told.
+    pub fn end_of(&self, entry: &Entry) -> Option<Tick> {
+        let slot = self
+            .mirror
+            .slot(self.mirror.find(wire::id_of(&self.key, entry))?);
+        slot.is_live().then_some(slot.deadline)
     }
 
     /// Offers an entry again that another sender does not have any more, if this one has it.

@@ -200,6 +200,14 @@ impl Sender {
         Some(*count)
     }
 
+    /// What was told of the entry with this one's key.
+    pub fn told_of(&self, entry: &Entry) -> Option<(&Entry, Tick)> {
+        let slot = self
+            .mirror
+            .slot(self.mirror.find(wire::id_of(&self.key, entry))?);
+        Some((slot.entry()?, slot.deadline))
+    }
+
     /// Begins a pass over the tables.
     pub fn pass_begin(&mut self) {
         self.pass = self.pass.wrapping_add(1);
@@ -259,18 +267,18 @@ impl Sender {
         self.seen += 1;
     }
 
-    /// Ends a pass: what it did not see is gone.
-    pub fn pass_end(&mut self, now: Tick) {
+    /// Ends a pass: what it did not see is gone, and given to `gone`.
+    pub fn pass_end(&mut self, now: Tick, gone: impl FnMut(&Entry)) {
         self.told.passes += 1;
         if self.seen < self.mirror.len() {
-            self.remove_unseen(now);
+            self.remove_unseen(now, gone);
         }
         if !self.is_full() {
             self.mark(now);
         }
     }
 
-    fn remove_unseen(&mut self, now: Tick) {
+    fn remove_unseen(&mut self, now: Tick, mut gone: impl FnMut(&Entry)) {
         for at in 0..self.mirror.slots() {
             let slot = self.mirror.slot(at);
             if !slot.is_live() || slot.pass == self.pass {
@@ -283,7 +291,7 @@ impl Sender {
             let id = slot.id;
             self.put(now, &Record::Remove(id));
             self.told.removes += 1;
-            self.mirror.free(at);
+            gone(&self.mirror.free(at));
         }
     }
 
@@ -585,4 +593,13 @@ pub(super) fn shift_max(timeout: u32) -> u32 {
 /// How far two moments are apart.
 fn apart(a: Tick, b: Tick) -> u32 {
     a.since(b).max(b.since(a))
+}
+
+/// Whether two entries with one key have the same real server.
+pub(super) fn same_server(a: &Entry, b: &Entry) -> bool {
+    match (a, b) {
+        (Entry::Conn(a), Entry::Conn(b)) => a.ends == b.ends,
+        (Entry::Template(a), Entry::Template(b)) => a.dest == b.dest,
+        _ => false,
+    }
 }

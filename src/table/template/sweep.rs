@@ -61,7 +61,17 @@ impl<W: Word> Table<W> {
     /// Ends what has expired at `now`, restarts the timers of what has not because it controls
     /// connections (specification §2.7), tells `ended` of every template that has ended in any way
     /// since the last sweep, and makes their places free. Does nothing during another sweep.
-    pub fn sweep(&self, now: Tick, mut ended: impl FnMut(Ended<'_>)) {
+    pub fn sweep(&self, now: Tick, ended: impl FnMut(Ended<'_>)) {
+        self.sweep_telling(now, ended, |_| {});
+    }
+
+    /// The same, and tells `kept` of every template whose timer was restarted.
+    pub fn sweep_telling(
+        &self,
+        now: Tick,
+        mut ended: impl FnMut(Ended<'_>),
+        mut kept: impl FnMut(TemplateRef),
+    ) {
         let mut data = match self.sweeping.try_lock() {
             Ok(data) => data,
             Err(TryLockError::Poisoned(data)) => data.into_inner(),
@@ -81,7 +91,9 @@ impl<W: Word> Table<W> {
             if word == 0 {
                 continue;
             }
-            if let Some(deadline) = self.sweep_one(index, word, now, &mut data, &mut ended) {
+            if let Some(deadline) =
+                self.sweep_one(index, word, now, &mut data, (&mut ended, &mut kept))
+            {
                 let later = earliest.is_some_and(|earliest| deadline.reached(earliest));
                 earliest = if later { earliest } else { Some(deadline) };
             }
@@ -140,14 +152,16 @@ impl<W: Word> Table<W> {
         word: u64,
         now: Tick,
         data: &mut Vec<u8>,
-        ended: &mut impl FnMut(Ended<'_>),
+        (ended, kept): (&mut impl FnMut(Ended<'_>), &mut impl FnMut(TemplateRef)),
     ) -> Option<Tick> {
         let mut control = Control::unpack(word);
         while control.state == State::Live {
             match control.at(now) {
                 Some(fired) if fired == control => return Some(control.deadline),
                 Some(fired) => {
-                    self.control(index).swap_if(control.pack(), fired.pack());
+                    if self.control(index).swap_if(control.pack(), fired.pack()) {
+                        kept(self.get(index));
+                    }
                 }
                 None => {
                     let at = self.get(index);

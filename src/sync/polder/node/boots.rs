@@ -24,6 +24,8 @@ pub struct Boot {
     /// When it may be greeted next, and when it may be answered next.
     pub hello_at: Tick,
     pub welcome_at: Tick,
+    /// When it greeted first.
+    pub greeted: Option<Tick>,
     heard: Tick,
     /// Nothing up to this one is let in.
     floor: u64,
@@ -83,6 +85,7 @@ impl Boots {
                     name: String::new(),
                     hello_at: now,
                     welcome_at: now,
+                    greeted: None,
                     heard: now,
                     // What was sent before is not needed, so none of it is let in.
                     floor: counter.saturating_sub(1),

@@ -1,6 +1,6 @@
 //! Nodes that talk to each other in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::net::Af;
@@ -111,7 +111,12 @@ impl Bed {
     }
 
     fn pass(&mut self, at: usize) {
-        self.nodes[at].pass_begin(self.now);
+        if self.nodes[at].pass_begin(self.now) {
+            let all = self.tables[at].values().map(|(entry, _)| entry);
+            let orphans = all.filter(|e| !self.nodes[at].is_told(self.now, e));
+            let orphans: Vec<_> = orphans.cloned().collect();
+            self.own[at].extend(orphans);
+        }
         for entry in self.own[at].clone() {
             self.nodes[at].pass_entry(self.now, entry);
         }
@@ -160,6 +165,53 @@ impl Bed {
 }
 
 #[test]
+fn a_director_that_returns_is_ready_once_it_has_what_its_former_life_told() {
+    // Away so short that it is hardly missed, missed, and so long that it is forgotten.
+    for away in [REPLACED_AFTER + 5, 500, FORGOTTEN_AFTER + 500] {
+        let mut bed = Bed::new(&[Role::Both, Role::Both]);
+        bed.own[0] = (0..3000).map(|n| conn(n, 90_000, None)).collect();
+        bed.run(300);
+        assert_eq!(bed.tables[1].len(), 3000);
+        bed.keep = Box::new(|_, _| false);
+        bed.run(away);
+        bed.own[0].clear();
+        let config = config("n0", Role::Both);
+        let key = HashKey::from_seed(7);
+        bed.nodes[0] = Node::with_id_key(config, keys(), 200, key, bed.now);
+        bed.keep = Box::new(|_, _| true);
+        let mut waited = 0;
+        while !bed.nodes[0].is_ready(bed.now) {
+            bed.run(1);
+            waited += 1;
+            assert!(waited < 500, "away for {away} ticks");
+        }
+        assert_eq!(bed.tables[0].len(), 3000, "away for {away} ticks");
+    }
+}
+
+#[test]
+fn what_a_living_peer_tells_of_is_not_told_by_another() {
+    let mut bed = Bed::new(&[Role::Both, Role::Both, Role::Both]);
+    bed.own[0] = (0..100).map(|n| conn(n, 90_000, None)).collect();
+    bed.own[2] = (200..220).map(|n| conn(n, 90_000, None)).collect();
+    bed.run(300);
+    assert_eq!(bed.tables[1].len(), 120);
+    bed.own[0].clear();
+    bed.keep = Box::new(|from, to| from != 0 && to != 0);
+    bed.run(500);
+    assert!(bed.own[1].is_empty(), "the dead one may come back");
+    let key = HashKey::from_seed(7);
+    bed.nodes[0] = Node::with_id_key(config("n0", Role::Both), keys(), 200, key, bed.now);
+    bed.keep = Box::new(|_, _| true);
+    bed.run(500);
+    let ids = bed.tables[0].values().map(|(e, _)| format!("{e:?}"));
+    assert_eq!(ids.collect::<BTreeSet<_>>().len(), 120, "all came back");
+    let others = bed.own[1].iter().filter(|e| bed.own[2].contains(e));
+    assert_eq!(others.count(), 0, "each by one of them");
+    assert_eq!(bed.own[1].len() + bed.own[2].len(), 120);
+}
+
+#[test]
 fn a_backup_gets_what_its_master_has() {
     let mut bed = Bed::new(&[Role::Master, Role::Backup]);
     bed.own[0] = (0..3000).map(|n| conn(n, 90_000, None)).collect();
@@ -180,6 +232,258 @@ fn a_backup_gets_what_its_master_has() {
     let status = bed.nodes[1].status(bed.now);
     assert_eq!(status.peers[0].state, State::Synced);
     assert_eq!(status.rejected["forged"], 0);
+}
+
+/// Runs until both have the same, and says what the backup's tables have.
+fn settled(bed: &mut Bed) -> usize {
+    bed.run(400);
+    bed.tables[1].len()
+}
+
+#[test]
+fn lost_datagrams_are_asked_for_again() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.run(200);
+    bed.own[0] = (0..5000).map(|n| conn(n, 90_000, None)).collect();
+    let mut count = 0u32;
+    bed.keep = Box::new(move |from, _| {
+        count += 1;
+        from == 1 || !count.is_multiple_of(3)
+    });
+    assert_eq!(settled(&mut bed), 5000);
+    let told = bed.nodes[0].sender().expect("a master").told();
+    assert!(told.resent > 0 && told.repaired == 0, "{told:?}");
+}
+
+#[test]
+fn what_can_not_be_repeated_is_repaired() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.run(200);
+    bed.keep = Box::new(|_, _| false);
+    // Enough for the history to go by, and some removals.
+    for round in 0..8u16 {
+        let entries = (0..40_000).map(|n| {
+            let mut entry = conn(n, 90_000, None);
+            if let Entry::Conn(conn) = &mut entry {
+                conn.mark = u32::from(round);
+            }
+            entry
+        });
+        bed.own[0] = entries.collect();
+        bed.run(100);
+    }
+    bed.own[0].truncate(39_000);
+    bed.keep = Box::new(|_, _| true);
+    assert_eq!(settled(&mut bed), 39_000);
+    let status = bed.nodes[1].status(bed.now);
+    assert_eq!(status.peers[0].state, State::Synced, "{status:?}");
+    assert!(bed.nodes[0].sender().expect("a master").told().repaired > 0);
+}
+
+#[test]
+fn a_backup_that_joins_late_is_given_everything_and_others_are_not_disturbed() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup, Role::Backup]);
+    bed.own[0] = (0..20_000).map(|n| conn(n, 90_000, None)).collect();
+    bed.keep = Box::new(|from, to| from != 2 && to != 2);
+    bed.run(500);
+    assert!(!bed.nodes[2].is_ready(bed.now));
+    bed.keep = Box::new(|_, _| true);
+    // Nothing that was installed is offered again by somebody else's repair.
+    bed.tables[1].clear();
+    bed.run(400);
+    assert_eq!(bed.tables[2].len(), 20_000);
+    assert!(bed.nodes[2].is_ready(bed.now));
+    assert_eq!(bed.tables[1].len(), 0);
+}
+
+#[test]
+fn what_the_tables_refuse_is_counted_and_offered_again() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..100).map(|n| conn(n, 90_000, None)).collect();
+    bed.takes = false;
+    assert_eq!(settled(&mut bed), 0);
+    let peer = bed.nodes[1].status(bed.now).peers.remove(0);
+    assert_eq!(
+        (peer.uninstalled, peer.entries, peer.coverage),
+        (100, 100, 0.0)
+    );
+    assert!(!bed.nodes[1].is_ready(bed.now));
+    let peer = bed.nodes[0].status(bed.now).peers.remove(0);
+    assert_eq!((peer.uninstalled, peer.coverage), (100, 0.0));
+    bed.takes = true;
+    bed.nodes[1].retry_uninstalled();
+    assert_eq!(settled(&mut bed), 100);
+    assert!(bed.nodes[1].is_ready(bed.now));
+}
+
+#[test]
+fn connections_come_with_their_templates_of_any_length() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    for (n, data) in [(1, 0), (2, 30), (3, 300), (4, 1400), (5, 4000)] {
+        let template = template(n, data);
+        let id = bed.nodes[0].template_id(&template);
+        bed.own[0].push(conn(u16::from(n), 90_000, Some(id)));
+        bed.own[0].push(Entry::Template(Box::new(template)));
+    }
+    assert_eq!(settled(&mut bed), 10);
+    let links = bed.tables[1]
+        .values()
+        .filter_map(|(entry, link)| match entry {
+            Entry::Conn(_) => Some(link.as_ref().map(|t| t.client[0])),
+            Entry::Template(_) => None,
+        });
+    let mut links: Vec<_> = links.collect();
+    links.sort_unstable();
+    assert_eq!(links, [1, 2, 3, 4, 5].map(Some));
+    assert_eq!(bed.nodes[1].status(bed.now).peers[0].state, State::Synced);
+}
+
+#[test]
+fn a_connection_whose_template_comes_late_is_linked_then() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    let template = template(1, 20);
+    let id = bed.nodes[0].template_id(&template);
+    bed.own[0].push(conn(1, 90_000, Some(id)));
+    assert_eq!(settled(&mut bed), 1);
+    assert!(bed.tables[1].values().all(|(_, link)| link.is_none()));
+    bed.own[0].push(Entry::Template(Box::new(template)));
+    assert_eq!(settled(&mut bed), 2);
+    assert_eq!(
+        bed.tables[1]
+            .values()
+            .filter(|(_, link)| link.is_some())
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn what_does_not_fit_the_queue_is_told_later() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.nodes[0] = Node::new(
+        Config {
+            queue_max: 10,
+            ..config("n0", Role::Master)
+        },
+        keys(),
+        100,
+        bed.now,
+    );
+    bed.own[0] = (0..2000).map(|n| conn(n, 90_000, None)).collect();
+    bed.run(1200);
+    assert_eq!(bed.tables[1].len(), 2000);
+    assert!(bed.nodes[0].sender().expect("a master").told().deferred > 0);
+}
+
+#[test]
+fn nobody_heard_is_ready_after_its_time() {
+    let mut bed = Bed::new(&[Role::Both]);
+    bed.run(2999);
+    assert!(!bed.nodes[0].is_ready(bed.now));
+    bed.run(2);
+    assert!(bed.nodes[0].is_ready(bed.now));
+}
+
+#[test]
+fn who_was_ready_stays_so_when_its_master_dies_and_a_new_one_begins() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..100).map(|n| conn(n, 90_000, None)).collect();
+    assert_eq!(settled(&mut bed), 100);
+    bed.keep = Box::new(|_, _| false);
+    bed.run(400);
+    assert!(bed.nodes[1].is_ready(bed.now));
+    assert!(!bed.nodes[1].is_alive(100, bed.now));
+    assert_eq!(bed.nodes[1].status(bed.now).peers[0].state, State::Lost);
+    bed.nodes[0] = Node::new(config("n0", Role::Master), keys(), 200, bed.now);
+    bed.own[0].clear();
+    bed.keep = Box::new(|_, _| true);
+    bed.run(400);
+    // What the dead one told is left to its timers; its mirror is gone.
+    assert_eq!(bed.tables[1].len(), 100);
+    assert_eq!(bed.nodes[1].receivers().count(), 1);
+    assert!(bed.nodes[1].is_ready(bed.now));
+}
+
+#[test]
+fn genuine_processes_without_number_take_no_memory_without_bound() {
+    let mut bed = Bed::new(&[Role::Both]);
+    for boot in 1000..4000 {
+        let mut other = Node::new(config("x", Role::Both), keys(), boot, bed.now);
+        other.pass_begin(bed.now);
+        other.pass_end(bed.now);
+        other.poll(bed.now);
+        while let Some(mut send) = other.next_send(bed.now) {
+            bed.nodes[0].receive(bed.now, addr(9), &mut send.bytes);
+        }
+    }
+    let (known, remembered) = bed.nodes[0].boots();
+    assert!(known <= 64 && remembered <= 1024);
+    assert_eq!(bed.nodes[0].receivers().count(), 0);
+    assert!(bed.nodes[0].queued() <= 300);
+}
+
+#[test]
+fn no_more_than_sixteen_are_followed_or_follow() {
+    let mut bed = Bed::new(&[Role::Both; 20]);
+    bed.run(600);
+    for node in &bed.nodes {
+        assert!(node.receivers().count() <= 16);
+        let listeners = node.sender().expect("it tells").listeners.iter().count();
+        assert!(listeners <= 16);
+    }
+    assert!(bed.nodes[0].rejections().of(Rejected::Peers) > 0);
+}
+
+#[test]
+fn keys_change_without_a_gap() {
+    let old = "1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    let new = "2 f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    let parse = |text: String| Keys::parse(&text).expect("keys");
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..10).map(|n| conn(n, 90_000, None)).collect();
+    bed.run(200);
+    for step in [
+        format!("{old}\n{new} receive"),
+        format!("{new}\n{old} receive"),
+        new.to_owned(),
+    ] {
+        for at in [0, 1] {
+            bed.nodes[at].set_keys(parse(step.clone()));
+            let port = u16::try_from(bed.own[0].len()).expect("few");
+            bed.own[0].push(conn(port, 90_000, None));
+            bed.run(200);
+        }
+    }
+    assert_eq!(bed.tables[1].len(), 16);
+    let rejected = bed.nodes[1].rejections();
+    assert_eq!(
+        rejected.of(Rejected::Key) + rejected.of(Rejected::Forged),
+        0
+    );
+}
+
+#[test]
+fn a_recorded_welcome_makes_nobody_trusted() {
+    let now = Tick(100);
+    let (mut old, mut backup) = (
+        Node::new(config("a", Role::Master), keys(), 5, now),
+        Node::new(config("b", Role::Backup), keys(), 6, now),
+    );
+    backup.poll(now);
+    let mut hello = backup.next_send(now).expect("it greets the group");
+    old.receive(now, addr(1), &mut hello.bytes);
+    let welcome = old.next_send(now).expect("it answers");
+    let mut again = Node::new(config("b", Role::Backup), keys(), 7, now);
+    again.poll(now);
+    again.receive(now, addr(0), &mut welcome.bytes.clone());
+    assert_eq!(again.receivers().count(), 0);
+    assert_eq!(again.rejections().of(Rejected::Stray), 1);
+    // Whom it is for takes it, but not long after it asked.
+    let late = now.plus(2 * HELLO_EVERY);
+    backup.poll(late);
+    backup.poll(late.plus(HELLO_EVERY));
+    backup.receive(late, addr(0), &mut welcome.bytes.clone());
+    assert_eq!(backup.receivers().count(), 0);
 }
 
 #[test]

@@ -108,11 +108,45 @@ impl Receiver {
                 // It died, or lives again, since it was put there.
                 self.enqueue(at);
             } else if !live {
-                return Some(self.gone(at));
+                return Some(self.leaves(at));
             } else if let Some(apply) = self.install(now, at) {
                 return Some(apply);
             }
         }
+    }
+
+    /// What the tables hear of an entry that is gone. If it got another server in between they hear of that first, or they
+    /// would not know it.
+    fn leaves(&mut self, at: u32) -> Apply {
+        let peer = self.boot;
+        let slot = self.mirror.slot_mut(at);
+        let (id, moved) = (slot.id, slot.is(flag::MOVED));
+        slot.flags &= !flag::MOVED;
+        match slot.entry().filter(|_| moved).cloned() {
+            Some(entry) => {
+                self.enqueue(at);
+                Apply {
+                    peer,
+                    id,
+                    what: What::Install(entry.with_remaining(1)),
+                    link: None,
+                }
+            }
+            None => self.gone(at),
+        }
+    }
+
+    /// An entry that was to be installed is not offered to the tables, because somebody else's counts. Whether that may be:
+    /// of one that is gone they have to hear.
+    pub fn withhold(&mut self, id: EntryId) -> bool {
+        let live = self
+            .mirror
+            .find(id)
+            .filter(|&at| self.mirror.slot(at).is_live());
+        if let Some(at) = live {
+            self.mirror.slot_mut(at).flags |= flag::MOVED;
+        }
+        live.is_some()
     }
 
     fn gone(&mut self, at: u32) -> Apply {
@@ -131,7 +165,8 @@ impl Receiver {
         let entry = slot.entry()?;
         let remaining = slot.deadline.since(now);
         if remaining == 0 {
-            // The sender is about to remove it, or it is dead.
+            // There is nothing left to install: the sender is about to remove it, or it is dead.
+            self.note_handed(at, false);
             return None;
         }
         let named = match entry {
@@ -162,7 +197,7 @@ impl Receiver {
         self.refused -= usize::from(slot.is(flag::REFUSED));
         self.unlinked -= usize::from(slot.is(flag::UNLINKED));
         self.unlinked += usize::from(is_unlinked);
-        slot.flags &= !(flag::REFUSED | flag::UNLINKED);
+        slot.flags &= !(flag::REFUSED | flag::UNLINKED | flag::MOVED);
         slot.flags |= flag::INSTALLED | if is_unlinked { flag::UNLINKED } else { 0 };
     }
 

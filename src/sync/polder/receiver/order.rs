@@ -27,6 +27,16 @@ struct Gap {
     expected: u64,
 }
 
+impl Gap {
+    fn seen(now: Tick, expected: u64) -> Self {
+        Self {
+            nack_at: now.plus(NACK_AFTER),
+            nacks: 0,
+            expected,
+        }
+    }
+}
+
 /// The order of a stream.
 #[derive(Debug)]
 pub struct Order {
@@ -75,11 +85,7 @@ impl Order {
         self.bytes += body.len();
         self.held.insert(seq, body.into());
         let expected = self.expected;
-        self.gap.get_or_insert(Gap {
-            nack_at: now.plus(NACK_AFTER),
-            nacks: 0,
-            expected,
-        });
+        self.gap.get_or_insert_with(|| Gap::seen(now, expected));
         true
     }
 
@@ -120,11 +126,7 @@ impl Order {
             return;
         }
         let expected = self.expected;
-        let gap = self.gap.get_or_insert(Gap {
-            nack_at: now.plus(NACK_AFTER),
-            nacks: 0,
-            expected,
-        });
+        let gap = self.gap.get_or_insert_with(|| Gap::seen(now, expected));
         if gap.expected != expected {
             gap.expected = expected;
             gap.nacks = 0;

@@ -373,6 +373,12 @@ pub fn id_of(key: &HashKey, entry: &Entry) -> EntryId {
     })
 }
 
+/// The same of a template.
+#[must_use]
+pub fn id_of_template(key: &HashKey, template: &TemplateEntry) -> EntryId {
+    EntryId(template_id(template, key))
+}
+
 #[inline]
 fn conn_id<F: Family>(kind: u8, ends: &Ends<F>, key: &HashKey) -> u128 {
     let mut bytes = [0; 6 + 2 * 16];

@@ -17,7 +17,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{bucket_of, digest_of, id_of};
+pub use entry::{bucket_of, digest_of, id_of, id_of_template};
 pub use message::{
     Hello, Kind, Lost, Message, NACK_RANGES_MAX, NAME_MAX, Nack, Report, Roles, Want, Wanted,
     Welcome, decode, encode_hello, encode_lost, encode_nack, encode_report, encode_want,
