@@ -182,6 +182,8 @@ pub struct Node {
     readiness: Readiness,
     sent: Traffic,
     received: Traffic,
+    /// Records that came from those who are not followed any more.
+    records_before: u64,
     rejections: Rejections,
     stranger: Option<(Rejected, SocketAddr, Tick)>,
 }
@@ -223,6 +225,7 @@ impl Node {
             readiness: Readiness::new(config.role.listens(), config.ready_timeout, now),
             sent: Traffic::default(),
             received: Traffic::default(),
+            records_before: 0,
             rejections: Rejections::default(),
             stranger: None,
             config,
@@ -566,7 +569,7 @@ impl Node {
         let silent = silent.filter(|(_, r)| !r.is_alive(now));
         let longest = silent.max_by_key(|(_, r)| now.since(r.heard));
         let (at, _) = longest.ok_or(Rejected::Peers)?;
-        self.receivers.remove(at);
+        self.records_before += self.receivers.remove(at).records();
         Ok(())
     }
 
@@ -637,8 +640,9 @@ impl Node {
             }
         }
         let is_bequeathed = |r: &Receiver| !tells || r.bequest == Bequest::Settled;
-        self.receivers
-            .retain(|r| !over.contains(&r.boot) || !is_bequeathed(r));
+        let is_over = |r: &mut Receiver| over.contains(&r.boot) && is_bequeathed(r);
+        let gone = self.receivers.extract_if(.., is_over);
+        self.records_before += gone.map(|r| r.records()).sum::<u64>();
     }
 
     fn judge(&mut self, now: Tick) {

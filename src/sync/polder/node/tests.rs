@@ -544,3 +544,20 @@ fn numbers_that_nobody_reaches_break_nothing() {
     }
     bed.run(300);
 }
+
+#[test]
+fn status_tells_how_many_entries_there_should_be_and_what_came() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..100).map(|n| conn(n, 90_000, None)).collect();
+    bed.takes = false;
+    bed.run(300);
+    let status = bed.nodes[1].status(bed.now);
+    let [peer] = &status.peers[..] else {
+        panic!("{status:?}")
+    };
+    let counts = (peer.entries, peer.should, peer.uninstalled);
+    assert_eq!(counts, (100, 100, 100), "whatever is covered");
+    assert!(status.records >= 100, "{status:?}");
+    let status = bed.nodes[0].status(bed.now);
+    assert_eq!(status.peers[0].should, 100);
+}
