@@ -42,6 +42,9 @@ const MOVED_LATER: u32 = Tick::PER_SECOND / 4;
 /// have seen it for the one with the higher. What datagrams take does not reach from one to the other.
 const CLEARLY_LATER: u32 = Tick::PER_SECOND;
 const AS_LATE: u32 = Tick::PER_SECOND / 4;
+/// Ticks from the start for which readiness waits for those who are heard but can't be followed yet. All who are alive
+/// answer sooner; replays of those who are not can't hold it up for longer.
+const STRANGERS_FOR: u32 = 5 * Tick::PER_SECOND;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -650,10 +653,10 @@ impl Node {
                 _ => Seen::Covered,
             };
         }
-        // Who tells and is not followed yet may have what the others lack. Replays can't hold it up for longer.
+        // Who tells and is not followed yet may have what the others lack.
         let lately = |at: Tick| now.since(at) <= ALIVE;
         let may_lack = self.unfollowed.is_some_and(lately)
-            && now.since(self.began) < self.config.ready_timeout
+            && now.since(self.began) < STRANGERS_FOR
             && !self.readiness.is_ready();
         if seen == Seen::Covered && may_lack {
             seen = Seen::Short;

@@ -492,7 +492,7 @@ fn who_is_heard_but_not_followed_yet_may_have_what_is_missing() {
     bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
     // The first hears both others, but only the third hears it.
     bed.keep = Box::new(|from, to| (from, to) != (0, 1));
-    bed.run(500);
+    bed.run(400);
     let third = bed.nodes[2].boot();
     let first = &bed.nodes[0];
     assert!(first.receiver(third).is_some_and(|r| r.synced().is_some()));
