@@ -22,7 +22,9 @@ use super::tables::Tables;
 use super::takeover;
 use crate::net::{HashKey, Tick};
 use crate::sync::polder::sender::Listener;
-use crate::sync::polder::{Keys, Node, Role as NodeRole, Status as NodeStatus};
+use crate::sync::polder::{
+    Direction, Keys, Node, Peer, Role as NodeRole, State as PeerState, Status as NodeStatus,
+};
 use crate::sync::settings::{Format, Role, Settings};
 use crate::worker::Plane;
 
@@ -263,7 +265,10 @@ impl Machine {
                 Ok(Polder::with(&self.plane, tables, node, link))
             });
         let mut node = match node {
-            Ok(node) => node,
+            Ok(mut node) => {
+                node.adopts = !self.hears_somebody();
+                node
+            }
             Err(e) => {
                 eprintln!("polder: {e}");
                 self.control.set_hand_over(HandOver::No);
@@ -335,6 +340,13 @@ impl Machine {
                 () = sleep(rest) => {}
             }
         }
+    }
+
+    /// Whether a living peer tells of entries: it will tell them to the process that takes over, too.
+    fn hears_somebody(&self) -> bool {
+        let state = self.control.state();
+        let tells = |p: &Peer| p.direction == Direction::WeFollow && p.state != PeerState::Lost;
+        state.node.is_some_and(|n| n.peers.iter().any(tells))
     }
 
     /// Lets the other process learn that it has everything, and ends this one.

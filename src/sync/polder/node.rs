@@ -36,15 +36,15 @@ const CONTROL_MAX: usize = 256;
 const REPLACED_AFTER: u32 = 3 * MARK_EVERY;
 /// Passes at most until those who wait for the entries of the gone need not wait any longer.
 const ADOPTING_MAX: u8 = 10;
-/// Ticks from the start for which readiness waits for those who are heard but can't be followed yet. All who are alive
-/// answer sooner; replays of those who are not can't hold it up for longer.
-const STRANGERS_FOR: u32 = 5 * Tick::PER_SECOND;
 /// By how many ticks a peer must have seen an entry used later, if it tells of another server, to be believed.
 const MOVED_LATER: u32 = Tick::PER_SECOND / 4;
 /// The same if it tells of the same server, for the director with the lower number; and by how many earlier it may
 /// have seen it for the one with the higher. What datagrams take does not reach from one to the other.
 const CLEARLY_LATER: u32 = Tick::PER_SECOND;
 const AS_LATE: u32 = Tick::PER_SECOND / 4;
+/// Ticks from the start for which readiness waits for those who are heard but can't be followed yet. All who are alive
+/// answer sooner; replays of those who are not can't hold it up for longer.
+const STRANGERS_FOR: u32 = 5 * Tick::PER_SECOND;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
