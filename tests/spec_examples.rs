@@ -1,7 +1,8 @@
 //! The specification's worked examples, packet for packet through the whole path (§6, §14).
 //!
-//! The timeline of a template (§14.4) is in `tests/sessions.rs` and `tests/replay.rs`; the unit tests of each scheduler
-//! have the vectors of its tables.
+//! The same examples through `polder replay` are in `tests/spec_replay.rs`; here is also what is edited at run time. The
+//! timeline of a template (§14.4) is in `tests/sessions.rs` and `tests/replay.rs`; the unit tests of each scheduler have
+//! the vectors of its tables.
 
 mod bed;
 

@@ -38,6 +38,8 @@ pub struct Polder {
     buffer: Vec<u8>,
     tells: bool,
     interval: u32,
+    /// What peers told of is walked, too: there is nobody who would tell of it again.
+    pub adopts: bool,
     /// Walks over our own entries that ended.
     pub passes: u64,
     next_pass: Tick,
@@ -116,6 +118,7 @@ impl Polder {
             buffer: vec![0; 65_536],
             tells,
             interval,
+            adopts: false,
             passes: 0,
             next_pass: now,
             pending: None,
@@ -191,7 +194,7 @@ impl Polder {
             self.next_pass = now.plus(self.interval);
             self.tables.tidy();
             let adopts = self.node.pass_begin(now);
-            self.tables.begin_pass(adopts);
+            self.tables.begin_pass(adopts || self.adopts);
         }
         let mut told = Told {
             node: &mut self.node,

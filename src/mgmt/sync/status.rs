@@ -118,7 +118,7 @@ fn of_polder(status: &mut SyncStatus, node: &Status) {
     };
     status.received = SyncTraffic {
         messages: node.received.datagrams,
-        records: 0,
+        records: node.records,
         bytes: node.received.bytes,
     };
     let count = |r: &Rejected| node.rejected.get(r.name()).copied().unwrap_or(0);
@@ -128,21 +128,11 @@ fn of_polder(status: &mut SyncStatus, node: &Status) {
         .collect();
     status.discarded = node.overflow;
     status.queue = node.queue as u64;
-    status.peers = node.peers.iter().map(|p| peer(p, node)).collect();
+    status.peers = node.peers.iter().map(peer).collect();
 }
 
-fn peer(p: &Peer, node: &Status) -> SyncPeer {
+fn peer(p: &Peer) -> SyncPeer {
     let inward = p.direction == Direction::WeFollow;
-    // What the sender has: of those that we follow what its digest says, of our own listeners what we tell of.
-    let should = if inward {
-        let share = p.coverage.max(f64::MIN_POSITIVE);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        // A number of entries.
-        let all = (p.entries as f64 / share).round() as u64;
-        if p.coverage > 0.0 { all } else { p.entries }
-    } else {
-        node.entries as u64
-    };
     SyncPeer {
         name: if p.name.is_empty() {
             p.addr.to_string()
@@ -163,7 +153,7 @@ fn peer(p: &Peer, node: &Status) -> SyncPeer {
         lag_seconds: Some(p.lag_s),
         coverage: Some(p.coverage),
         entries: p.entries,
-        should,
+        should: p.should,
         uninstalled: p.uninstalled,
         last_full_sync_seconds: p.last_full_sync_s_ago,
         dirty: p.dirty,
@@ -172,14 +162,13 @@ fn peer(p: &Peer, node: &Status) -> SyncPeer {
 
 fn of_ipvs(status: &mut SyncStatus, ipvs: &IpvsState) {
     let t = &ipvs.traffic;
-    status.ready = ipvs.ready;
     // The format has nothing by which a backup could know what it lacks.
-    if ipvs.ready {
-        "the ipvs format can't tell what is missing"
-    } else {
-        "listens until ready.timeout is over, since the ipvs format can't tell what is missing"
+    status.ready = ipvs.ready;
+    status.ready_reason = match ipvs.ready {
+        true => "the ipvs format can't tell what is missing; see lvs-differences",
+        false => "the ipvs format can't tell what is missing: waits for the time of ready_timeout",
     }
-    .clone_into(&mut status.ready_reason);
+    .to_owned();
     status.entries = 0;
     status.sent = SyncTraffic {
         messages: t.messages_sent,

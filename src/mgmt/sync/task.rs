@@ -22,7 +22,9 @@ use super::tables::Tables;
 use super::takeover;
 use crate::net::{HashKey, Tick};
 use crate::sync::polder::sender::Listener;
-use crate::sync::polder::{Keys, Node, Role as NodeRole, Status as NodeStatus};
+use crate::sync::polder::{
+    Direction, Keys, Node, Peer, Role as NodeRole, State as PeerState, Status as NodeStatus,
+};
 use crate::sync::settings::{Format, Role, Settings};
 use crate::worker::Plane;
 
@@ -73,7 +75,7 @@ pub struct IpvsState {
     pub unbound: u64,
     /// Connections that there was no room for.
     pub refused: u64,
-    /// A master, or a backup that has listened for long enough.
+    /// It takes nothing, or has for the time of `ready_timeout`: more can't be known.
     pub ready: bool,
 }
 
@@ -196,6 +198,8 @@ enum Running {
 impl Machine {
     /// Plays the role that the settings give, for ever.
     pub async fn run(self) {
+        // A change of settings changes nothing of what the tables have.
+        let mut ready = false;
         loop {
             if let HandOver::Telling { port, key } | HandOver::Finishing { port, key } =
                 self.control.hand_over()
@@ -204,19 +208,23 @@ impl Machine {
                 continue;
             }
             let settings = self.control.settings();
-            self.plane.sync.off_duty.store(
-                settings.backup_only && settings.role.is_backup(),
-                Ordering::Relaxed,
-            );
             if settings.role == Role::Off {
+                self.set_off_duty(false);
+                ready = true;
                 *lock(&self.control.state) = State::default();
                 tell_ready(&settings, true);
                 self.control.changed.notified().await;
                 continue;
             }
-            match self.start(&settings) {
-                Ok(running) => self.play(running, &settings).await,
+            match self.start(&settings, ready) {
+                Ok(running) => {
+                    self.set_off_duty(settings.backup_only && settings.role.is_backup());
+                    ready = self.play(running, &settings, ready).await;
+                }
                 Err(problem) => {
+                    // What can't be taken from others must not keep this one from its work.
+                    self.set_off_duty(false);
+                    ready = false;
                     *lock(&self.control.state) = State {
                         problem: Some(problem),
                         ..State::default()
@@ -229,6 +237,10 @@ impl Machine {
                 }
             }
         }
+    }
+
+    fn set_off_duty(&self, is: bool) {
+        self.plane.sync.off_duty.store(is, Ordering::Relaxed);
     }
 
     /// Hands everything over to another process; returns when that is done or given up.
@@ -253,7 +265,10 @@ impl Machine {
                 Ok(Polder::with(&self.plane, tables, node, link))
             });
         let mut node = match node {
-            Ok(node) => node,
+            Ok(mut node) => {
+                node.adopts = !self.hears_somebody();
+                node
+            }
             Err(e) => {
                 eprintln!("polder: {e}");
                 self.control.set_hand_over(HandOver::No);
@@ -327,6 +342,13 @@ impl Machine {
         }
     }
 
+    /// Whether a living peer tells of entries: it will tell them to the process that takes over, too.
+    fn hears_somebody(&self) -> bool {
+        let state = self.control.state();
+        let tells = |p: &Peer| p.direction == Direction::WeFollow && p.state != PeerState::Lost;
+        state.node.is_some_and(|n| n.peers.iter().any(tells))
+    }
+
     /// Lets the other process learn that it has everything, and ends this one.
     async fn leave(&self) {
         sleep(Duration::from_millis(300)).await;
@@ -334,26 +356,29 @@ impl Machine {
         std::future::pending::<()>().await;
     }
 
-    fn start(&self, settings: &Settings) -> Result<Running, String> {
+    fn start(&self, settings: &Settings, was_ready: bool) -> Result<Running, String> {
         let tables = Tables::new(Arc::clone(&self.plane), self.owner_key);
         Ok(match settings.format {
             Format::Ipvs(_) => Running::Ipvs(Box::new(Ipvs::start(&self.plane, tables, settings)?)),
             Format::Polder => {
                 let name = settings.name.clone().unwrap_or_else(host_name);
-                let node = Polder::start(
+                let mut polder = Polder::start(
                     &self.plane,
                     tables,
                     settings,
                     (name, random()),
                     self.entries_max,
-                );
-                Running::Polder(Box::new(node?))
+                )?;
+                if was_ready {
+                    polder.node.assume_ready();
+                }
+                Running::Polder(Box::new(polder))
             }
         })
     }
 
-    /// Works until the settings change.
-    async fn play(&self, mut running: Running, settings: &Settings) {
+    /// Works until the settings change; whether it was ready last.
+    async fn play(&self, mut running: Running, settings: &Settings, was_ready: bool) -> bool {
         let began = Instant::now();
         let mut told = None::<Instant>;
         let mut problem = None;
@@ -368,17 +393,16 @@ impl Machine {
                 told = Some(Instant::now());
                 if !links(&running).iter().all(|link| link.is_there()) {
                     // What it will be like when it is there again is found out by opening it.
-                    return;
+                    return ready.unwrap_or(was_ready);
                 }
-                let mut state = state_of(&running, problem.clone(), &self.plane);
-                if let Some(ipvs) = &mut state.ipvs {
-                    // Nothing tells when a backup has all; this long entries have come in.
-                    let waited = began.elapsed() >= settings.ready_timeout;
-                    ipvs.ready = waited || !settings.role.is_backup();
-                }
-                let of_node = state.node.as_ref().map(|n| n.ready);
-                let is_ready = of_node.or_else(|| state.ipvs.as_ref().map(|i| i.ready));
-                let is_ready = is_ready.unwrap_or(true);
+                let waits = !was_ready
+                    && settings.role.is_backup()
+                    && began.elapsed() < settings.ready_timeout;
+                let state = state_of(&running, problem.clone(), &self.plane, !waits);
+                let is_ready = match (&state.node, &state.ipvs) {
+                    (Some(node), _) => node.ready,
+                    (None, ipvs) => ipvs.as_ref().is_some_and(|i| i.ready),
+                };
                 if ready != Some(is_ready) {
                     ready = Some(is_ready);
                     tell_ready(settings, is_ready);
@@ -393,7 +417,7 @@ impl Machine {
                     if self.control.settings() != *settings
                         || self.control.hand_over() != HandOver::No
                     {
-                        return;
+                        return ready.unwrap_or(was_ready);
                     }
                     if let Running::Polder(p) = &mut running {
                         match polder::keys(settings.key_file.as_deref()) {
@@ -488,7 +512,7 @@ async fn readable(running: &Running) {
     .await;
 }
 
-fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State {
+fn state_of(running: &Running, problem: Option<String>, plane: &Plane, ipvs_ready: bool) -> State {
     match running {
         Running::Polder(p) => State {
             running: true,
@@ -509,7 +533,7 @@ fn state_of(running: &Running, problem: Option<String>, plane: &Plane) -> State 
                 discarded: i.discarded(),
                 unbound: i.unbound,
                 refused: i.refused,
-                ready: false,
+                ready: ipvs_ready,
             }),
         },
     }

@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use status::{Direction, Peer, State, Status, Traffic};
 
 use super::keys::Keys;
-use super::receiver::{Apply, Bequest, Outgoing, Receiver, Welcomed, What};
+use super::receiver::{ALIVE, Apply, Bequest, Outgoing, Receiver, Welcomed, What};
 use super::seal::{self, Sealer};
 use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To, same_server};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
@@ -42,6 +42,9 @@ const MOVED_LATER: u32 = Tick::PER_SECOND / 4;
 /// have seen it for the one with the higher. What datagrams take does not reach from one to the other.
 const CLEARLY_LATER: u32 = Tick::PER_SECOND;
 const AS_LATE: u32 = Tick::PER_SECOND / 4;
+/// Ticks from the start for which readiness waits for those who are heard but can't be followed yet. All who are alive
+/// answer sooner; replays of those who are not can't hold it up for longer.
+const STRANGERS_FOR: u32 = 5 * Tick::PER_SECOND;
 /// Ticks between two judgements of readiness at most.
 const JUDGE_EVERY: u32 = Tick::PER_SECOND / 2;
 
@@ -165,6 +168,9 @@ pub struct Node {
     hello_at: Tick,
     /// Somebody was heard who is not trusted yet.
     strangers: bool,
+    /// When somebody told of entries who is not followed yet.
+    unfollowed: Option<Tick>,
+    began: Tick,
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
     orphans: Orphans,
@@ -176,6 +182,8 @@ pub struct Node {
     readiness: Readiness,
     sent: Traffic,
     received: Traffic,
+    /// Records that came from those who are not followed any more.
+    records_before: u64,
     rejections: Rejections,
     stranger: Option<(Rejected, SocketAddr, Tick)>,
 }
@@ -205,6 +213,8 @@ impl Node {
             nonces: Nonces::new(boot, now),
             hello_at: now,
             strangers: false,
+            unfollowed: None,
+            began: now,
             sender,
             receivers: Vec::new(),
             orphans: Orphans::None,
@@ -215,6 +225,7 @@ impl Node {
             readiness: Readiness::new(config.role.listens(), config.ready_timeout, now),
             sent: Traffic::default(),
             received: Traffic::default(),
+            records_before: 0,
             rejections: Rejections::default(),
             stranger: None,
             config,
@@ -372,6 +383,7 @@ impl Node {
                     return Ok(());
                 }
                 let Some(receiver) = self.receivers.iter_mut().find(|r| r.boot == boot) else {
+                    self.unfollowed = Some(now);
                     self.greet(now, boot, from);
                     return Err(Rejected::Untrusted);
                 };
@@ -557,7 +569,7 @@ impl Node {
         let silent = silent.filter(|(_, r)| !r.is_alive(now));
         let longest = silent.max_by_key(|(_, r)| now.since(r.heard));
         let (at, _) = longest.ok_or(Rejected::Peers)?;
-        self.receivers.remove(at);
+        self.records_before += self.receivers.remove(at).records();
         Ok(())
     }
 
@@ -628,8 +640,9 @@ impl Node {
             }
         }
         let is_bequeathed = |r: &Receiver| !tells || r.bequest == Bequest::Settled;
-        self.receivers
-            .retain(|r| !over.contains(&r.boot) || !is_bequeathed(r));
+        let is_over = |r: &mut Receiver| over.contains(&r.boot) && is_bequeathed(r);
+        let gone = self.receivers.extract_if(.., is_over);
+        self.records_before += gone.map(|r| r.records()).sum::<u64>();
     }
 
     fn judge(&mut self, now: Tick) {
@@ -644,9 +657,17 @@ impl Node {
                 _ => Seen::Covered,
             };
         }
-        let was_ready = self.readiness.is_ready();
+        // Who tells and is not followed yet may have what the others lack.
+        let lately = |at: Tick| now.since(at) <= ALIVE;
+        let may_lack = self.unfollowed.is_some_and(lately)
+            && now.since(self.began) < STRANGERS_FOR
+            && !self.readiness.is_ready();
+        if seen == Seen::Covered && may_lack {
+            seen = Seen::Short;
+        }
+        let was_sure = self.readiness.is_sure();
         self.readiness.judge(now, seen);
-        if !was_ready && self.readiness.is_ready() {
+        if !was_sure && self.readiness.is_sure() {
             // Tables may have entries of before state sync was started, or was something else.
             self.orphans = Orphans::Wanted { passes: 0 };
         }
@@ -797,6 +818,13 @@ impl Node {
     #[must_use]
     pub fn boots(&self) -> (usize, usize) {
         self.boots.len()
+    }
+
+    /// Takes it for ready until it is found not to be: its tables are those of a director that was.
+    pub fn assume_ready(&mut self) {
+        if self.config.role.listens() {
+            self.readiness.assume();
+        }
     }
 
     /// Whether it has what it needs to take over, as of the last [`Node::poll`].

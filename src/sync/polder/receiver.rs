@@ -143,6 +143,7 @@ pub struct Receiver {
     unlinked: usize,
     linked: Tick,
     overflow: u64,
+    records: u64,
 }
 
 /// Who is listened to, as its welcome says.
@@ -199,6 +200,7 @@ impl Receiver {
             unlinked: 0,
             linked: now,
             overflow: 0,
+            records: 0,
         }
     }
 
@@ -225,6 +227,16 @@ impl Receiver {
     /// When the mirror first had, or had again, all that the sender has.
     pub fn synced(&self) -> Option<Tick> {
         self.synced
+    }
+
+    /// Records of entries, and of those that are gone, that came.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Entries that the sender had at its last mark.
+    pub fn theirs(&self) -> u64 {
+        self.marked.map_or(0, |m| m.count)
     }
 
     /// When the last mark came.
@@ -359,6 +371,7 @@ impl Receiver {
     }
 
     fn record(&mut self, now: Tick, seq: u64, record: Record<'_>, rejected: &mut Rejections) {
+        self.records += u64::from(matches!(record, Record::Upsert(_) | Record::Remove(_)));
         match record {
             Record::Upsert(entry) => {
                 if !self.upsert(now, seq, entry.into_owned()) {

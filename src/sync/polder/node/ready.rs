@@ -27,6 +27,8 @@ pub struct Readiness {
     heard: Tick,
     /// When a director that is ready was found short.
     short: Option<Tick>,
+    /// It was taken for ready, and nothing was found for or against it yet.
+    assumed: bool,
 }
 
 impl Readiness {
@@ -42,7 +44,19 @@ impl Readiness {
             timeout,
             heard: now,
             short: None,
+            assumed: false,
         }
+    }
+
+    /// Is ready until it is found not to be.
+    pub fn assume(&mut self) {
+        self.set(true, "was ready when its settings changed");
+        self.assumed = true;
+    }
+
+    /// Whether it was found to be ready.
+    pub fn is_sure(&self) -> bool {
+        self.ready && !self.assumed
     }
 
     pub fn is_ready(&self) -> bool {
@@ -63,10 +77,10 @@ impl Readiness {
         }
         match (seen, self.ready) {
             (Seen::Covered, _) => self.set(true, "has what the others have"),
-            (Seen::None, true) => self.why = "the others are silent",
-            (Seen::None, false) if now.since(self.heard) >= self.timeout => {
+            (Seen::None, _) if !self.is_sure() && now.since(self.heard) >= self.timeout => {
                 self.set(true, "nobody was heard for the time of ready_timeout");
             }
+            (Seen::None, true) => self.why = "the others are silent",
             (Seen::None, false) => self.why = "waits to hear of others",
             (Seen::Short, false) => self.why = "does not have what the others have yet",
             (Seen::Short, true) => {
@@ -81,6 +95,7 @@ impl Readiness {
     }
 
     fn set(&mut self, ready: bool, why: &'static str) {
+        self.assumed = false;
         self.ready = ready;
         self.why = why;
     }

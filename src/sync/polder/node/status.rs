@@ -29,6 +29,8 @@ pub struct Status {
     pub sent: Traffic,
     /// Genuine ones only.
     pub received: Traffic,
+    /// Records of entries, and of those that are gone, in what came in.
+    pub records: u64,
     /// What was not taken, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
     /// Entries that it tells of.
@@ -114,6 +116,8 @@ pub struct Peer {
     pub coverage: f64,
     /// Entries that the listener has of the teller.
     pub entries: u64,
+    /// Entries that the teller has.
+    pub should: u64,
     /// Entries that its tables refused.
     pub uninstalled: u64,
     /// Seconds since both were last found to have come to the same after they differed. Of those we follow only.
@@ -133,18 +137,22 @@ impl Node {
         let told = self.sender.as_ref().map(|s| s.told()).unwrap_or_default();
         let kept: u64 = self.receivers.iter().map(Receiver::overflow).sum();
         let followed = self.receivers.iter().map(|r| followed(r, now));
-        let listeners = self.sender.iter().flat_map(|s| s.listeners.iter());
+        let listeners = self.sender.iter().flat_map(|s| {
+            let should = s.entries() as u64;
+            let follower = move |l| follower(l, should, now);
+            s.listeners.iter().map(follower)
+        });
+        let records: u64 = self.receivers.iter().map(Receiver::records).sum();
         Status {
             role: self.config.role,
             name: self.config.name.clone(),
             boot: self.boot(),
             sync_id: self.config.sync_id,
             encrypted: self.config.encrypt,
-            peers: followed
-                .chain(listeners.map(|l| follower(l, now)))
-                .collect(),
+            peers: followed.chain(listeners).collect(),
             sent: self.sent,
             received: self.received,
+            records: self.records_before + records,
             rejected: self
                 .rejections
                 .iter()
@@ -180,13 +188,14 @@ fn followed(r: &Receiver, now: Tick) -> Peer {
         lag_s: seconds(now.since(r.marked().unwrap_or(r.welcomed))),
         coverage: r.coverage(),
         entries: r.entries() as u64,
+        should: r.theirs(),
         uninstalled: r.refused() as u64,
         last_full_sync_s_ago: r.synced().map(|at| seconds(now.since(at))),
         dirty: r.is_dirty(),
     }
 }
 
-fn follower(l: &Listener, now: Tick) -> Peer {
+fn follower(l: &Listener, should: u64, now: Tick) -> Peer {
     let report = l.report.unwrap_or_default();
     Peer {
         name: l.name.clone(),
@@ -206,6 +215,7 @@ fn follower(l: &Listener, now: Tick) -> Peer {
         lag_s: seconds(l.lag(now)),
         coverage: l.coverage,
         entries: report.have,
+        should,
         uninstalled: report.uninstalled,
         last_full_sync_s_ago: None,
         dirty: report.dirty,

@@ -485,3 +485,79 @@ fn a_recorded_welcome_makes_nobody_trusted() {
     backup.receive(late, addr(0), &mut welcome.bytes.clone());
     assert_eq!(backup.receivers().count(), 0);
 }
+
+#[test]
+fn who_is_heard_but_not_followed_yet_may_have_what_is_missing() {
+    let mut bed = Bed::new(&[Role::Both; 3]);
+    bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
+    // The first hears both others, but only the third hears it.
+    bed.keep = Box::new(|from, to| (from, to) != (0, 1));
+    bed.run(400);
+    let third = bed.nodes[2].boot();
+    let first = &bed.nodes[0];
+    assert!(first.receiver(third).is_some_and(|r| r.synced().is_some()));
+    assert!(!first.is_ready(bed.now), "the second may have anything");
+    bed.keep = Box::new(|_, _| true);
+    bed.run(500);
+    assert_eq!(bed.tables[0].len(), 100);
+    assert!(bed.nodes[0].is_ready(bed.now));
+}
+
+#[test]
+fn a_director_that_was_ready_stays_so_unless_it_is_found_short() {
+    let mut bed = Bed::new(&[Role::Both; 2]);
+    bed.nodes[0].assume_ready();
+    bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
+    for _ in 0..50 {
+        bed.run(20);
+        assert!(bed.nodes[0].is_ready(bed.now));
+    }
+    let mut bed = Bed::new(&[Role::Both; 2]);
+    bed.nodes[0].assume_ready();
+    bed.own[1] = (1..=100).map(|port| conn(port, 80_000, None)).collect();
+    bed.takes = false;
+    bed.run(1500);
+    assert!(!bed.nodes[0].is_ready(bed.now), "its tables take nothing");
+}
+
+#[test]
+fn numbers_that_nobody_reaches_break_nothing() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.run(300);
+    let (now, from) = (bed.now, bed.nodes[0].boot());
+    let mut sealer = Sealer::new(from, keys());
+    let mut bytes = Vec::new();
+    // Counters go on where those of the genuine process are.
+    for _ in 0..100_000 {
+        sealer.seal(Kind::Lost, 3, true, &[], &mut bytes);
+    }
+    let mut say = |kind, body: &[u8]| {
+        sealer.seal(kind, 3, true, body, &mut bytes);
+        bed.nodes[1].receive(now, addr(0), &mut bytes.clone());
+    };
+    let lost = wire::encode_lost(&wire::Lost {
+        up_to: u64::MAX - 3,
+    });
+    say(Kind::Lost, &lost);
+    for seq in [u64::MAX - 1, u64::MAX, u64::MAX - 2, u64::MAX] {
+        say(Kind::Stream, &seq.to_be_bytes());
+    }
+    bed.run(300);
+}
+
+#[test]
+fn status_tells_how_many_entries_there_should_be_and_what_came() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..100).map(|n| conn(n, 90_000, None)).collect();
+    bed.takes = false;
+    bed.run(300);
+    let status = bed.nodes[1].status(bed.now);
+    let [peer] = &status.peers[..] else {
+        panic!("{status:?}")
+    };
+    let counts = (peer.entries, peer.should, peer.uninstalled);
+    assert_eq!(counts, (100, 100, 100), "whatever is covered");
+    assert!(status.records >= 100, "{status:?}");
+    let status = bed.nodes[0].status(bed.now);
+    assert_eq!(status.peers[0].should, 100);
+}

@@ -69,9 +69,9 @@ impl Order {
         seq == self.expected
     }
 
-    /// The expected one came.
+    /// The expected one came. Nobody sends so many that numbers end, but who has a key may say so.
     pub fn advance(&mut self) {
-        self.expected += 1;
+        self.expected = self.expected.saturating_add(1);
     }
 
     /// Keeps a datagram that is not the expected one, if it is news. `false` when there is no room.
@@ -91,10 +91,11 @@ impl Order {
 
     /// The expected one, if it is held; the next one is expected then.
     pub fn take(&mut self) -> Option<(u64, Box<[u8]>)> {
-        let body = self.held.remove(&self.expected)?;
+        let seq = self.expected;
+        let body = self.held.remove(&seq)?;
         self.bytes -= body.len();
-        self.expected += 1;
-        Some((self.expected - 1, body))
+        self.advance();
+        Some((seq, body))
     }
 
     /// The first that is held in front of `to`.
@@ -149,7 +150,7 @@ impl Order {
             if seq > from {
                 ranges.push((from, seq - 1));
             }
-            from = seq + 1;
+            from = seq.saturating_add(1);
             if ranges.len() >= NACK_RANGES_MAX {
                 break;
             }

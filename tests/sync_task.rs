@@ -1,0 +1,152 @@
+//! The task of state sync in virtual time: what becomes of readiness and of the packet path when settings change, or can't
+//! be followed.
+
+mod bed;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bed::*;
+use polder::mgmt::sync::SyncControl;
+use polder::mgmt::sync::task::{Control, Machine};
+use polder::sync::ipvs::Version;
+use polder::sync::settings::{Format, Role, Settings};
+use tokio::task::LocalSet;
+
+/// A director whose state sync runs.
+struct Scene {
+    bed: Bed,
+    control: Arc<Control>,
+}
+
+impl Scene {
+    fn is_ready(&self) -> bool {
+        self.control.status().ready
+    }
+
+    fn is_off_duty(&self) -> bool {
+        self.bed.bed.plane().sync.off_duty.load(Ordering::Relaxed)
+    }
+
+    async fn pass(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            self.bed.now = self.bed.now.plus(1);
+            self.bed.bed.advance(self.bed.now);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn play<F: Future<Output = ()>>(settings: Settings, with: impl FnOnce(Scene) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        let bed = Bed::new(tcp_service());
+        let control = Arc::new(Control::new(settings, 5120));
+        let machine = Machine {
+            plane: bed.bed.plane().clone(),
+            owner_key: SIZES.owner_key(),
+            control: Arc::clone(&control),
+            entries_max: 5120,
+        };
+        tokio::task::spawn_local(machine.run());
+        with(Scene { bed, control }).await;
+    });
+}
+
+/// A key file for a test of this name.
+fn key_file(test: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}.key"));
+    fs::write(&path, format!("1 {}", "0123456789abcdef".repeat(4))).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+    path
+}
+
+/// A backup that hears nobody.
+fn backup(test: &str) -> Settings {
+    let port = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr());
+    let port = port.expect("a free port").port();
+    let mut settings = Settings {
+        role: Role::Backup,
+        peers: vec![([127, 0, 0, 1], port).into()],
+        key_file: Some(key_file(test)),
+        ready_timeout: Duration::from_secs(10),
+        ..Settings::default()
+    };
+    settings.group.set_port(port);
+    settings
+}
+
+#[test]
+fn a_director_that_is_ready_stays_so_when_its_settings_change() {
+    let settings = backup("stays");
+    play(settings.clone(), |mut s| async move {
+        s.pass(300).await;
+        assert!(!s.is_ready(), "it has just started");
+        s.pass(1000).await;
+        let status = s.control.status();
+        assert!(
+            status.ready,
+            "it is alone: {} {:?}",
+            status.ready_reason, status.problem
+        );
+        let changed = Settings {
+            interval: Duration::from_millis(500),
+            ..settings.clone()
+        };
+        let off = Settings {
+            role: Role::Off,
+            ..settings.clone()
+        };
+        for settings in [changed, off, settings] {
+            SyncControl::change(&*s.control, settings).expect("it can be");
+            for _ in 0..10 {
+                s.pass(30).await;
+                assert!(s.is_ready(), "{}", s.control.status().ready_reason);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_backup_of_the_ipvs_format_is_ready_after_the_time_of_ready_timeout() {
+    let settings = Settings {
+        format: Format::Ipvs(Version::V1),
+        ..backup("ipvs")
+    };
+    play(settings, |mut s| async move {
+        s.pass(900).await;
+        assert!(s.control.status().running && !s.is_ready());
+        s.pass(200).await;
+        assert!(s.is_ready());
+    });
+}
+
+#[test]
+fn a_director_that_can_be_no_backup_serves_also_if_it_is_to_be_one_only() {
+    let settings = Settings {
+        backup_only: true,
+        ..backup("duty")
+    };
+    let lost = Settings {
+        key_file: Some("/nowhere/key".into()),
+        ..settings.clone()
+    };
+    play(settings, |mut s| async move {
+        s.pass(10).await;
+        assert!(s.is_off_duty(), "{:?}", s.control.status().problem);
+        s.control.set(lost);
+        s.pass(50).await;
+        let status = s.control.status();
+        assert!(status.problem.is_some_and(|p| p.contains("/nowhere/key")));
+        assert!(!s.is_off_duty(), "nothing comes from others");
+    });
+}
