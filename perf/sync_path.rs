@@ -2,7 +2,8 @@
 //! and 200,000 new ones a second, with sync off, as a master of the `polder` format, and as one of the `ipvs` format, in
 //! turn in one run.
 //!
-//! `cargo bench --no-default-features --bench sync_path [rounds]`. 60-byte UDP, direct routing; flows live for 3 s
+//! `cargo bench --no-default-features --bench sync_path [rounds] [forged]`; with `forged` ten million forged datagrams
+//! follow. 60-byte UDP, direct routing; flows live for 3 s
 //! without packets. Each figure is of all workers together: the median over rounds, the least and the most. Needs three
 //! processors: two workers and the management core.
 
@@ -21,6 +22,9 @@ use polder::mgmt::sync::task::{Control, Machine};
 use polder::net::build::Frame;
 use polder::net::{Mac, PacketBuf, Tick};
 use polder::sync::ipvs::Version;
+use polder::sync::polder::Keys;
+use polder::sync::polder::seal::Sealer;
+use polder::sync::polder::wire::Kind;
 use polder::sync::settings::{Format, Role, Settings};
 use polder::table::{AdminState, Method};
 use polder::worker::assemble::{self, PortParts, Sizes};
@@ -319,11 +323,71 @@ fn main() {
             100.0 * m / off
         );
     }
+    if std::env::args().any(|a| a == "forged") {
+        forged(&plane, &control, &key);
+    }
     plane.stop.store(true, Ordering::Release);
     for t in threads {
         t.join().expect("a worker never panics");
     }
     let _ = std::fs::remove_file(key);
+}
+
+/// Ten million forged datagrams at a director that is master and backup: what they do to the workers, and to it.
+fn forged(plane: &Plane, control: &Control, key: &std::path::Path) {
+    const MANY: u64 = 10_000_000;
+    let sink = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = sink.local_addr().expect("an address").port();
+    drop(sink);
+    let at: SocketAddr = ([127, 0, 0, 1], port).into();
+    let settings = Settings {
+        group: at,
+        ..settings(Role::Both, Format::Polder, key, at)
+    };
+    control.set(settings);
+    std::thread::sleep(Duration::from_secs(4));
+    let received = || {
+        let workers = plane.workers.iter();
+        workers.map(|w| w.counters.received.get()).sum::<u64>()
+    };
+    let rejected = || {
+        let node = control.state().node.expect("it runs");
+        (
+            node.rejected["forged"],
+            node.received.datagrams,
+            node.peers.len(),
+        )
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let rate = |n: u64, began: Instant| n as f64 / began.elapsed().as_secs_f64() / 1e6;
+    let (before, began) = (received(), Instant::now());
+    std::thread::sleep(WINDOW);
+    let quiet = rate(received() - before, began);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let attacker = std::thread::spawn(move || {
+        let other = "1 f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        let keys = Keys::parse(other).expect("a key");
+        let mut sealer = Sealer::new(77, keys);
+        let mut datagram = Vec::new();
+        sealer.seal(Kind::Stream, 1, false, &[7; 64], &mut datagram);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        while !stopped.load(Ordering::Relaxed) {
+            let _ = socket.send_to(&datagram, at);
+        }
+    });
+    let (before, began) = (received(), Instant::now());
+    while rejected().0 < MANY && began.elapsed() < Duration::from_secs(90) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let (count, genuine, peers) = rejected();
+    println!(
+        "{count} forged datagrams refused in {:.1} s, {genuine} taken, {peers} peers; workers {:.2} Mpps, {quiet:.2} without",
+        began.elapsed().as_secs_f64(),
+        rate(received() - before, began),
+    );
+    stop.store(true, Ordering::Relaxed);
+    attacker.join().expect("it only sends");
 }
 
 fn write_key(path: &std::path::Path) {
