@@ -150,3 +150,28 @@ fn a_director_that_can_be_no_backup_serves_also_if_it_is_to_be_one_only() {
         assert!(!s.is_off_duty(), "nothing comes from others");
     });
 }
+
+#[test]
+fn keys_that_others_may_read_are_a_problem_that_is_told_and_change_nothing() {
+    let settings = backup("open_keys");
+    play(settings.clone(), |mut scene| async move {
+        scene.pass(50).await;
+        assert!(scene.control.status().running);
+        let path = settings.key_file.clone().expect("there is one");
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode));
+        mode(0o644).expect("set");
+        let said = scene.control.change(settings.clone()).expect_err("refused");
+        scene.pass(50).await;
+        let status = scene.control.status();
+        let problem = status.problem.expect("it is told");
+        assert!(
+            problem.starts_with(&said) && problem.contains("in force"),
+            "{problem}"
+        );
+        assert!(status.running, "with the keys that it has");
+        mode(0o600).expect("set");
+        scene.control.change(settings.clone()).expect("taken");
+        scene.pass(50).await;
+        assert_eq!(scene.control.status().problem, None);
+    });
+}
