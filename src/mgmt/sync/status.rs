@@ -25,14 +25,14 @@ impl SyncControl for Control {
 
     fn change(&self, settings: Settings) -> Result<(), String> {
         if settings.role != Role::Off {
-            if settings.format == Format::Polder {
-                if let Err(e) = polder::keys(settings.key_file.as_deref()) {
-                    if settings == Control::settings(self) {
-                        // What runs says so in its state, and goes on with the keys it has.
-                        self.set(settings);
-                    }
-                    return Err(e);
+            if settings.format == Format::Polder
+                && let Err(e) = polder::keys(settings.key_file.as_deref())
+            {
+                if settings == Control::settings(self) {
+                    // What runs says so in its state, and goes on with the keys it has.
+                    self.set(settings);
                 }
+                return Err(e);
             }
             for channel in [settings.channel(), settings.backup_channel()] {
                 if let Some(name) = &channel.interface {
