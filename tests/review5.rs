@@ -6,6 +6,7 @@ mod bed;
 use std::net::SocketAddr;
 
 use bed::*;
+use polder::forward::defence::{Mode, Sysctls};
 use polder::forward::defs::{MarkRule, ServiceKind};
 use polder::forward::{DestDef, ServiceDef, Setup};
 use polder::net::Af;
@@ -164,5 +165,37 @@ fn a_udp_checksum_of_zero_becomes_one_that_is_right_in_both_families_and_directi
         let out = bed.server(&answer);
         assert_eq!(ends(&out[0].1).0, at(vip));
         assert_ne!(sum(&out[0].1), 0);
+    }
+}
+
+/// A replay has no management core that judges while nothing comes: what the table was like before a pause says nothing.
+#[test]
+fn automatic_defences_go_by_what_is_left_after_a_pause() {
+    let sizes = polder::worker::assemble::Sizes {
+        connections: 64,
+        ..SIZES
+    };
+    for (drop_packet, secure_tcp) in [(Mode::Automatic, Mode::Off), (Mode::Off, Mode::Automatic)] {
+        let setup = Setup {
+            sysctls: Sysctls {
+                drop_packet,
+                secure_tcp,
+                amemthresh: 32,
+                ..Sysctls::default()
+            },
+            ..setup(tcp_service())
+        };
+        let mut bed = Bed::sized(&setup, 1, &sizes);
+        for n in 0..60 {
+            bed.client(&from_client().tcp(client(n), at(VIP), SYN, 1, b""));
+        }
+        bed.pass(2);
+        let active = bed.bed.plane().defence.active.get();
+        assert!(active.drop_rate == 1 || active.secure_tcp, "{active:?}");
+        // The half-open connections are gone after a minute.
+        bed.pass(200);
+        bed.to(&from_client().tcp(client(100), at(VIP), SYN, 1, b""));
+        let active = bed.bed.plane().defence.active.get();
+        assert_eq!(active, polder::forward::defence::Active::default());
     }
 }
