@@ -24,6 +24,8 @@ const COMPARED_MAX: usize = 1024;
 
 /// Schedulers that choose by the number of connections that servers have.
 const COUNTING: [&str; 7] = ["lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"];
+/// Those of them that look at active connections only.
+const COUNTING_ACTIVE: [&str; 3] = ["sed", "nq", "ovf"];
 
 impl IpFamily {
     /// That of an address.
@@ -239,22 +241,43 @@ impl Rules<'_, '_, '_> {
     }
 
     fn one_packet(&mut self, service: &Located<Service>) {
+        let scheduler = service.scheduler.as_str();
         if !service.one_packet {
+            // Specification §7.5: those of UDP are never active.
+            if service.protocol == Some(Protocol::Udp) && COUNTING_ACTIVE.contains(&scheduler) {
+                let message = format!(
+                    "`{scheduler}` counts active connections, and UDP has inactive ones only, as in LVS, so one server \
+                     gets nearly everything; use `wlc` or `lc`"
+                );
+                self.warning(service.node, "scheduler", &message);
+            }
             return;
         }
         let remembers = service.persistence.is_some() || service.payload_key.is_some();
+        if !remembers && self.sound(service.node, &["persistence", "payload_key"]) {
+            self.thresholds_without_count(service);
+        }
         if service.on_server_down.is_some() && !remembers {
             let message = "`one_packet` without `persistence` or a `payload_key` remembers no server that could be \
                            down: every datagram goes to one that serves; remove it";
             self.warning(service.node, "on_server_down", message);
         }
-        if COUNTING.contains(&service.scheduler.as_str()) && !remembers {
+        if COUNTING.contains(&scheduler) && !remembers {
             let message = format!(
-                "`{}` counts connections, of which `one_packet` leaves none, so one server gets nearly everything; \
-                 use `scheduler: rr` or `wrr`, or give the service `persistence`",
-                service.scheduler.as_str()
+                "`{scheduler}` counts connections, of which `one_packet` leaves none, so one server gets nearly \
+                 everything; use `scheduler: rr` or `wrr`, or give the service `persistence`"
             );
             self.warning(service.node, "one_packet", &message);
+        }
+    }
+
+    /// Specification §5: a datagram that is scheduled by itself counts for the instant in which that is done.
+    fn thresholds_without_count(&mut self, service: &Located<Service>) {
+        for server in service.servers.iter().filter(|s| s.upper_threshold != 0) {
+            let message = "`one_packet` without `persistence` or a `payload_key` leaves nothing behind that a threshold \
+                           could count: the server is never overloaded; remove it, or give the service `persistence`, \
+                           whose sessions count";
+            self.warning(server.node, "upper_threshold", message);
         }
     }
 

@@ -33,6 +33,11 @@ fn one(what: &str, keys: &str) -> String {
     ))
 }
 
+/// A UDP service with these keys, whose only server has a threshold.
+fn limited(keys: &str) -> String {
+    udp(keys).replace("10.0.0.11", "10.0.0.11, upper_threshold: 5")
+}
+
 /// What the first service of a valid file becomes.
 fn lowered(text: &str) -> crate::forward::ServiceDef {
     match load_str("t.yaml", text) {
@@ -55,6 +60,23 @@ fn one_packet_scheduling_is_for_udp() {
         row(
             "with sessions to count",
             udp("one_packet: true, persistence: {}"),
+            &[],
+        ),
+        row(
+            "with thresholds for nothing",
+            limited("one_packet: true, scheduler: rr"),
+            &[
+                "3:135: warning: services[0].servers[0].upper_threshold: `one_packet` without `persistence` or a",
+            ],
+        ),
+        row(
+            "with thresholds for sessions",
+            limited("one_packet: true, scheduler: rr, persistence: {}"),
+            &[],
+        ),
+        row(
+            "with thresholds for connections",
+            limited("one_packet: false, scheduler: rr"),
             &[],
         ),
         row(
@@ -117,6 +139,32 @@ fn one_packet_scheduling_is_for_udp() {
             &["3:54: error: services[0].ops: unknown key; did you mean `one_packet`?"],
         ),
     ]);
+}
+
+#[test]
+fn schedulers_that_count_active_connections_are_a_warning_on_udp() {
+    let table: [(&str, &'static [&'static str]); 3] = [
+        (
+            "scheduler: sed",
+            &["3:65: warning: services[0].scheduler: `sed` counts active connections"],
+        ),
+        (
+            "scheduler: nq",
+            &["3:65: warning: services[0].scheduler: `nq` counts active connections"],
+        ),
+        (
+            "scheduler: ovf",
+            &["3:65: warning: services[0].scheduler: `ovf` counts active connections"],
+        ),
+    ];
+    for (keys, warnings) in table {
+        let sessions = format!("{keys}, one_packet: true, persistence: {{}}");
+        check(vec![
+            row("on UDP", udp(keys), warnings),
+            row("on TCP", tcp(keys), &[]),
+            row("with sessions, which are active", udp(&sessions), &[]),
+        ]);
+    }
 }
 
 #[test]
