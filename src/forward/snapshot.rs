@@ -280,27 +280,6 @@ impl<F: Family> FamilyIndex<F> {
         self.virtual_addrs.iter().copied()
     }
 
-    fn add_service(&mut self, addr: F::Addr, port: u16, proto: u8, id: ServiceId) {
-        self.services.insert((addr, port, proto), id);
-        self.any_port |= port == 0;
-        self.ftp |= port == FTP && proto == proto::TCP;
-        self.virtual_addrs.insert(addr);
-    }
-
-    fn set_marks(&mut self, rules: &[MarkRule]) {
-        let fits = |rule: &&MarkRule| rule.family().is_none_or(|af| af == F::AF);
-        self.marks = rules.iter().filter(fits).cloned().collect();
-    }
-
-    fn add_initiator(&mut self, addr: F::Addr, port: u16, proto: u8, id: DestId) {
-        self.initiators.insert((addr, port, proto), id);
-    }
-
-    fn add_dest(&mut self, addr: F::Addr, port: u16, proto: u8, id: DestId) {
-        self.dests.insert((addr, port, proto), id);
-        self.dest_addrs.insert(addr);
-    }
-
     /// Whether a packet's source is a masqueraded real server.
     #[inline]
     #[must_use]
@@ -314,6 +293,94 @@ impl<F: Family> FamilyIndex<F> {
         ]
         .iter()
         .any(|key| self.dests.contains_key(key))
+    }
+
+    fn set_marks(&mut self, rules: &[MarkRule]) {
+        let fits = |rule: &&MarkRule| rule.family().is_none_or(|af| af == F::AF);
+        self.marks = rules.iter().filter(fits).cloned().collect();
+    }
+
+    /// Takes in what of a service is of this family.
+    fn index_service(&mut self, service: &Service) {
+        self.one_packet |= service.af == F::AF && service.def.one_packet;
+        match service.def.kind {
+            ServiceKind::Address { proto, addr, port } => {
+                if let Some(addr) = F::from_ip(addr) {
+                    self.services.insert((addr, port, proto), service.id);
+                    self.any_port |= port == 0;
+                    self.ftp |= port == FTP && proto == proto::TCP;
+                    self.virtual_addrs.insert(addr);
+                }
+            }
+            ServiceKind::Mark { af, mark } => {
+                if af == F::AF {
+                    self.marked.insert(mark, service.id);
+                }
+            }
+        }
+        if !speaks_for_service(service) {
+            return;
+        }
+        // The newest server is first, and of two services that share a server the newer one's counts (specification
+        // §1.3).
+        let masqueraded = |d: &&Arc<Dest>| d.method == Method::Masq;
+        for dest in service.dests.iter().rev().filter(masqueraded) {
+            let keeps_port = service.def.keeps_port();
+            let port = if keeps_port { 0 } else { dest.port };
+            if let Some(addr) = F::from_ip(dest.addr) {
+                self.initiators.insert((addr, port, proto::UDP), dest.id);
+            }
+        }
+    }
+
+    /// Takes in a real server, if it is of this family. All services are there already.
+    fn index_dest(&mut self, dest: &Dest, known: &Known<'_>) {
+        let Some(addr) = F::from_ip(dest.addr) else {
+            return;
+        };
+        let Known { port, proto, .. } = *known;
+        match dest.method {
+            Method::Masq => {
+                self.dests.insert((addr, port, proto), dest.id);
+                self.dest_addrs.insert(addr);
+                if self.one_packet && known.keeps_udp_connections() {
+                    self.keepers.insert((addr, port));
+                }
+                if !dest.available && known.may_still_answer() {
+                    let key = (addr, port, proto::UDP);
+                    self.initiators.entry(key).or_insert(dest.id);
+                }
+            }
+            Method::Tunnel => {
+                let Tunnel { kind, port, .. } = dest.tunnel;
+                self.tunnels.insert((addr, kind, port));
+            }
+            Method::Direct => {}
+        }
+    }
+}
+
+/// What a real server is known by besides its address.
+struct Known<'a> {
+    /// Its port, 0 where it keeps the packet's.
+    port: u16,
+    /// Its service's protocol, 0 for any.
+    proto: u8,
+    /// Its service, if it is still configured.
+    service: Option<&'a Service>,
+}
+
+impl Known<'_> {
+    /// Whether it may be at the end of a UDP connection.
+    fn keeps_udp_connections(&self) -> bool {
+        let udp = self.proto == 0 || self.proto == proto::UDP;
+        udp && self.service.is_some_and(|s| !s.def.one_packet)
+    }
+
+    /// Whether its answers to what it got last, if it was removed, have no connection to be told by.
+    fn may_still_answer(&self) -> bool {
+        self.service
+            .is_some_and(|s| s.def.one_packet && speaks_for_service(s))
     }
 }
 
@@ -565,7 +632,8 @@ impl Registry {
                 dests.push(dest);
             }
             let service = Arc::new(self.service(id, def, dests, previous)?);
-            index_service(&mut out, &service);
+            out.v4.index_service(&service);
+            out.v6.index_service(&service);
             out.order.push(id);
             put(&mut out.slots, id.0, service);
         }
@@ -782,27 +850,16 @@ impl Registry {
             }
         }
         for d in out.dests.iter().flatten() {
-            let proto = self.dests[d.id.0 as usize].as_ref().map_or(0, |s| s.proto);
-            let keeps_port = self.dests[d.id.0 as usize]
-                .as_ref()
-                .is_some_and(|s| s.keeps_port);
-            let port = if keeps_port { 0 } else { d.port };
-            index_dest(&mut out.v4, &mut out.v6, d, port, proto);
-            let service = out.slots.get(d.service.0 as usize);
-            if let Some(Some(s)) = service
-                && !s.def.one_packet
-                && (proto == 0 || proto == crate::net::packet::proto::UDP)
-            {
-                index_keeper(&mut out.v4, &mut out.v6, d, port);
-            }
-            if let Some(Some(s)) = service
-                && !d.available
-                && s.def.one_packet
-                && speaks_for_service(s)
-            {
-                // Its answers to what it got last have no connection to be told by either.
-                index_removed(&mut out.v4, &mut out.v6, d, port);
-            }
+            let slot = self.dests[d.id.0 as usize].as_ref();
+            let keeps_port = slot.is_some_and(|s| s.keeps_port);
+            let service = out.slots.get(d.service.0 as usize).and_then(Option::as_ref);
+            let known = Known {
+                port: if keeps_port { 0 } else { d.port },
+                proto: slot.map_or(0, |s| s.proto),
+                service: service.map(Arc::as_ref),
+            };
+            out.v4.index_dest(d, &known);
+            out.v6.index_dest(d, &known);
         }
     }
 
@@ -893,111 +950,4 @@ fn put<T>(slots: &mut Vec<Option<Arc<T>>>, at: u32, value: Arc<T>) {
         slots.resize_with(at + 1, || None);
     }
     slots[at] = Some(value);
-}
-
-fn index_service(out: &mut Services, service: &Service) {
-    match service.af {
-        Af::V4 => out.v4.one_packet |= service.def.one_packet,
-        Af::V6 => out.v6.one_packet |= service.def.one_packet,
-    }
-    match service.def.kind {
-        ServiceKind::Address { proto, addr, port } => match addr {
-            IpAddr::V4(a) => out.v4.add_service(a.into(), port, proto, service.id),
-            IpAddr::V6(a) => out.v6.add_service(a.into(), port, proto, service.id),
-        },
-        ServiceKind::Mark { af: Af::V4, mark } => {
-            out.v4.marked.insert(mark, service.id);
-        }
-        ServiceKind::Mark { af: Af::V6, mark } => {
-            out.v6.marked.insert(mark, service.id);
-        }
-    }
-    // The newest server is first, and of two services that share a server the newer one's counts (specification §1.3).
-    for dest in service
-        .dests
-        .iter()
-        .rev()
-        .filter(|d| d.method == Method::Masq)
-    {
-        if !speaks_for_service(service) {
-            continue;
-        }
-        let port = if service.def.keeps_port() {
-            0
-        } else {
-            dest.port
-        };
-        match dest.addr {
-            IpAddr::V4(a) => out.v4.add_initiator(a.into(), port, proto::UDP, dest.id),
-            IpAddr::V6(a) => out.v6.add_initiator(a.into(), port, proto::UDP, dest.id),
-        }
-    }
-}
-
-fn index_keeper(
-    v4: &mut FamilyIndex<crate::net::V4>,
-    v6: &mut FamilyIndex<crate::net::V6>,
-    d: &Dest,
-    port: u16,
-) {
-    if d.method != Method::Masq {
-        return;
-    }
-    match d.addr {
-        IpAddr::V4(a) if v4.one_packet => {
-            v4.keepers.insert((a.into(), port));
-        }
-        IpAddr::V6(a) if v6.one_packet => {
-            v6.keepers.insert((a.into(), port));
-        }
-        _ => {}
-    }
-}
-
-fn index_removed(
-    v4: &mut FamilyIndex<crate::net::V4>,
-    v6: &mut FamilyIndex<crate::net::V6>,
-    d: &Dest,
-    port: u16,
-) {
-    if d.method != Method::Masq {
-        return;
-    }
-    match d.addr {
-        IpAddr::V4(a) => {
-            let key = (a.into(), port, proto::UDP);
-            v4.initiators.entry(key).or_insert(d.id);
-        }
-        IpAddr::V6(a) => {
-            let key = (a.into(), port, proto::UDP);
-            v6.initiators.entry(key).or_insert(d.id);
-        }
-    }
-}
-
-fn index_dest(
-    v4: &mut FamilyIndex<crate::net::V4>,
-    v6: &mut FamilyIndex<crate::net::V6>,
-    d: &Dest,
-    port: u16,
-    proto: u8,
-) {
-    if d.method == Method::Tunnel {
-        let Tunnel { kind, port, .. } = d.tunnel;
-        match d.addr {
-            IpAddr::V4(a) => v4.tunnels.insert((a.into(), kind, port)),
-            IpAddr::V6(a) => v6.tunnels.insert((a.into(), kind, port)),
-        };
-    }
-    if d.method != Method::Masq {
-        return;
-    }
-    match d.addr {
-        IpAddr::V4(a) => {
-            v4.add_dest(a.into(), port, proto, d.id);
-        }
-        IpAddr::V6(a) => {
-            v6.add_dest(a.into(), port, proto, d.id);
-        }
-    }
 }

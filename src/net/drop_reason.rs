@@ -1,36 +1,10 @@
 //! Why a packet was dropped. Every drop has one of these, and each is a counter.
 
-macro_rules! drop_reasons {
-    ($($variant:ident $name:literal $help:literal,)*) => {
-        /// Why a packet was dropped.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum DropReason {
-            $(#[doc = $help] $variant,)*
-        }
+use super::reasons::reasons;
 
-        impl DropReason {
-            /// Every reason, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-            /// How many there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The name in metrics, listings and reports.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// One sentence for operators.
-            #[must_use]
-            pub fn help(self) -> &'static str {
-                match self { $(Self::$variant => $help,)* }
-            }
-        }
-    };
-}
-
-drop_reasons! {
+reasons! {
+    /// Why a packet was dropped.
+    DropReason;
     EthShort "eth_short" "The frame is shorter than its Ethernet (and VLAN) header.",
     NotForUs "not_for_us" "The destination MAC address is another host's.",
     IpShort "ip_short" "The frame ends within the IP header.",

@@ -12,6 +12,7 @@ pub mod icmp;
 pub mod packet;
 pub mod parse;
 pub mod pcap;
+pub(crate) mod reasons;
 pub mod rewrite;
 pub mod scope;
 pub mod time;

@@ -10,4 +10,5 @@ pub mod ipvs;
 pub mod master;
 pub mod outbox;
 pub mod polder;
+mod rejections;
 pub mod settings;

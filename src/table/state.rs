@@ -9,79 +9,68 @@ use super::conn::{Direction, flag};
 use crate::net::Tick;
 use crate::net::packet::{proto, tcp_flags};
 
-/// States of a TCP connection (specification §7.1). The numbers are IPVS's and appear on the sync
-/// wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[repr(u8)]
-#[allow(missing_docs)] // The protocol's own names.
-pub enum TcpState {
+/// Declares a protocol's states, in the order of their codes from 0 on: name in listings, and the two letters that the
+/// specification's tables use.
+macro_rules! states {
+    ($(#[$doc:meta])* $states:ident; $($(#[$default:meta])? $state:ident = $code:literal $name:literal $letters:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+        #[repr(u8)]
+        #[allow(missing_docs)] // The protocol's own names.
+        pub enum $states {
+            $($(#[$default])? $state = $code,)*
+        }
+
+        impl $states {
+            /// How many there are.
+            const COUNT: usize = [$($code,)*].len();
+
+            /// All states, in the order of their codes.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$state,)*];
+
+            /// The state with this code; NONE where there is none.
+            #[inline]
+            #[must_use]
+            pub fn from_code(code: u8) -> Self {
+                Self::ALL.get(code as usize).copied().unwrap_or_default()
+            }
+
+            /// The name in listings.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                const NAMES: [&str; $states::COUNT] = [$($name,)*];
+                NAMES[self as usize]
+            }
+
+            /// The two letters that the specification's tables use.
+            #[must_use]
+            pub fn abbreviation(self) -> &'static str {
+                const SHORT: [&str; $states::COUNT] = [$($letters,)*];
+                SHORT[self as usize]
+            }
+        }
+    };
+}
+
+states! {
+    /// States of a TCP connection (specification §7.1). The numbers are IPVS's and appear on the sync
+    /// wire.
+    TcpState;
     #[default]
-    None = 0,
-    Established = 1,
-    SynSent = 2,
-    SynRecv = 3,
-    FinWait = 4,
-    TimeWait = 5,
-    Close = 6,
-    CloseWait = 7,
-    LastAck = 8,
-    Listen = 9,
-    SynAck = 10,
+    None = 0 "NONE" "NO",
+    Established = 1 "ESTABLISHED" "ES",
+    SynSent = 2 "SYN_SENT" "SS",
+    SynRecv = 3 "SYN_RECV" "SR",
+    FinWait = 4 "FIN_WAIT" "FW",
+    TimeWait = 5 "TIME_WAIT" "TW",
+    Close = 6 "CLOSE" "CL",
+    CloseWait = 7 "CLOSE_WAIT" "CW",
+    LastAck = 8 "LAST_ACK" "LA",
+    Listen = 9 "LISTEN" "LI",
+    SynAck = 10 "SYNACK" "SA",
 }
 
 impl TcpState {
-    /// All states, in the order of their codes.
-    pub const ALL: [Self; 11] = {
-        use TcpState as S;
-        [
-            S::None,
-            S::Established,
-            S::SynSent,
-            S::SynRecv,
-            S::FinWait,
-            S::TimeWait,
-            S::Close,
-            S::CloseWait,
-            S::LastAck,
-            S::Listen,
-            S::SynAck,
-        ]
-    };
-
-    /// The state with this code; NONE where there is none.
-    #[inline]
-    #[must_use]
-    pub fn from_code(code: u8) -> Self {
-        Self::ALL.get(code as usize).copied().unwrap_or_default()
-    }
-
-    /// The name in listings.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        const NAMES: [&str; 11] = [
-            "NONE",
-            "ESTABLISHED",
-            "SYN_SENT",
-            "SYN_RECV",
-            "FIN_WAIT",
-            "TIME_WAIT",
-            "CLOSE",
-            "CLOSE_WAIT",
-            "LAST_ACK",
-            "LISTEN",
-            "SYNACK",
-        ];
-        NAMES[self as usize]
-    }
-
-    /// The two letters that the specification's tables use.
-    #[must_use]
-    pub fn abbreviation(self) -> &'static str {
-        [
-            "NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA",
-        ][self as usize]
-    }
-
     /// Whether a connection in this state counts as active (specification §7.1).
     #[inline]
     #[must_use]
@@ -93,89 +82,28 @@ impl TcpState {
     }
 }
 
-/// States of an SCTP association (specification §7.4). The numbers are IPVS's and appear on the
-/// sync wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(u8)]
-#[allow(missing_docs)] // The protocol's own names.
-pub enum SctpState {
+states! {
+    /// States of an SCTP association (specification §7.4). The numbers are IPVS's and appear on the
+    /// sync wire.
+    SctpState;
     #[default]
-    None = 0,
-    Init1 = 1,
-    Init = 2,
-    CookieSent = 3,
-    CookieReplied = 4,
-    CookieWait = 5,
-    Cookie = 6,
-    CookieEchoed = 7,
-    Established = 8,
-    ShutdownSent = 9,
-    ShutdownReceived = 10,
-    ShutdownAckSent = 11,
-    Rejected = 12,
-    Closed = 13,
+    None = 0 "NONE" "NO",
+    Init1 = 1 "INIT1" "I1",
+    Init = 2 "INIT" "IN",
+    CookieSent = 3 "C-SENT" "CS",
+    CookieReplied = 4 "C-REPLIED" "CR",
+    CookieWait = 5 "C-WAIT" "CW",
+    Cookie = 6 "COOKIE" "CO",
+    CookieEchoed = 7 "C-ECHOED" "CE",
+    Established = 8 "ESTABLISHED" "ES",
+    ShutdownSent = 9 "S-SENT" "SS",
+    ShutdownReceived = 10 "S-RECEIVED" "SR",
+    ShutdownAckSent = 11 "S-ACK-SENT" "SA",
+    Rejected = 12 "REJECTED" "RJ",
+    Closed = 13 "CLOSED" "CL",
 }
 
 impl SctpState {
-    /// All states, in the order of their codes.
-    pub const ALL: [Self; 14] = {
-        use SctpState as S;
-        [
-            S::None,
-            S::Init1,
-            S::Init,
-            S::CookieSent,
-            S::CookieReplied,
-            S::CookieWait,
-            S::Cookie,
-            S::CookieEchoed,
-            S::Established,
-            S::ShutdownSent,
-            S::ShutdownReceived,
-            S::ShutdownAckSent,
-            S::Rejected,
-            S::Closed,
-        ]
-    };
-
-    /// The state with this code; NONE where there is none.
-    #[inline]
-    #[must_use]
-    pub fn from_code(code: u8) -> Self {
-        Self::ALL.get(code as usize).copied().unwrap_or_default()
-    }
-
-    /// The name in listings.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        const NAMES: [&str; 14] = [
-            "NONE",
-            "INIT1",
-            "INIT",
-            "C-SENT",
-            "C-REPLIED",
-            "C-WAIT",
-            "COOKIE",
-            "C-ECHOED",
-            "ESTABLISHED",
-            "S-SENT",
-            "S-RECEIVED",
-            "S-ACK-SENT",
-            "REJECTED",
-            "CLOSED",
-        ];
-        NAMES[self as usize]
-    }
-
-    /// The two letters that the specification's table uses.
-    #[must_use]
-    pub fn abbreviation(self) -> &'static str {
-        const SHORT: [&str; 14] = [
-            "NO", "I1", "IN", "CS", "CR", "CW", "CO", "CE", "ES", "SS", "SR", "SA", "RJ", "CL",
-        ];
-        SHORT[self as usize]
-    }
-
     /// Whether an association in this state counts as active (specification §7.4).
     #[inline]
     #[must_use]

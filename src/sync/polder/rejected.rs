@@ -1,35 +1,10 @@
 //! Why a datagram, a message or a record was not taken, and how often.
 
-/// Declares the reasons with their words and meanings in one place.
-macro_rules! reasons {
-    ($($variant:ident $name:literal $help:literal,)*) => {
-        /// Why a datagram, a message, or a record of one was not taken.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum Rejected {
-            $(#[doc = $help] $variant,)*
-        }
+use crate::sync::rejections::rejections;
 
-        impl Rejected {
-            /// All of them, in the order of their counters.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The word in metrics and JSON.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// A sentence for people.
-            #[must_use]
-            pub fn help(self) -> &'static str {
-                match self { $(Self::$variant => $help,)* }
-            }
-        }
-    };
-}
-
-reasons! {
+rejections! {
+    /// Why a datagram, a message, or a record of one was not taken.
+    Rejected;
     // Of datagrams, in the order in which they are found.
     Short "short" "The datagram is shorter than its envelope.",
     Magic "magic" "The datagram does not begin as one of this format does.",
@@ -61,34 +36,5 @@ impl Rejected {
     #[must_use]
     pub fn ends_message(self) -> bool {
         self <= Self::RecordCut
-    }
-}
-
-/// How often each reason occurred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Rejections([u64; Rejected::ALL.len()]);
-
-impl Rejections {
-    /// Counts one.
-    pub fn note(&mut self, why: Rejected) {
-        let n = &mut self.0[why as usize];
-        *n = n.saturating_add(1);
-    }
-
-    /// How often `why` occurred.
-    #[must_use]
-    pub fn of(&self, why: Rejected) -> u64 {
-        self.0[why as usize]
-    }
-
-    /// How often anything was rejected.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.0.iter().fold(0, |sum, n| sum.saturating_add(*n))
-    }
-
-    /// Every reason with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Rejected, u64)> {
-        Rejected::ALL.iter().map(|r| (*r, self.of(*r)))
     }
 }
