@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use polder::forward::{
-    DestDef, NeighbourDef, PortDef, PortId, Prefix, Registry, ServiceDef, ServiceKind, Setup,
+    DestDef, NeighbourDef, PortDef, PortId, Prefix, Registry, ServiceDef, Setup,
 };
 use polder::io::mem::{BenchIo, Frames, MemPool};
 use polder::io::{Burst, PacketIo};
@@ -26,7 +26,7 @@ use polder::sync::polder::Keys;
 use polder::sync::polder::seal::Sealer;
 use polder::sync::polder::wire::Kind;
 use polder::sync::settings::{Format, Role, Settings};
-use polder::table::{AdminState, Method};
+use polder::table::Method;
 use polder::worker::assemble::{self, PortParts, Sizes};
 use polder::worker::lockstep::static_snapshot;
 use polder::worker::{Defence, Plane, SyncDuty, Worker};
@@ -50,16 +50,8 @@ const NEAR: Mac = Mac([2, 0, 0, 0, 0, 2]);
 fn setup() -> Setup {
     let ip = |s: &str| s.parse().expect("an address");
     let servers = (11..=14).map(|n| DestDef {
-        name: None,
-        addr: ip(&format!("10.0.0.{n}")),
-        port: 80,
-        weight: 1,
         method: Method::Direct,
-        tunnel: polder::net::tunnel::Tunnel::default(),
-        upper_threshold: 0,
-        lower_threshold: 0,
-        admin: AdminState::Ready,
-        quic_server_id: Vec::new(),
+        ..DestDef::new((ip(&format!("10.0.0.{n}")), 80).into())
     });
     let mut setup = Setup {
         ports: vec![PortDef {
@@ -80,24 +72,12 @@ fn setup() -> Setup {
                 mac: NEAR,
             })
             .collect(),
-        services: vec![ServiceDef {
-            name: "bench".into(),
-            kind: ServiceKind::Address {
-                proto: 17,
-                addr: ip("198.51.100.1"),
-                port: 80,
-            },
-            scheduler: "rr".into(),
-            flags: Vec::new(),
-            one_packet: false,
-            persistence: None,
-            payload_key: None,
-            session_limits: (0, 0),
-            hash_key: None,
-            on_server_down: None,
-            new_connections_per_second: 0,
-            servers: servers.collect(),
-        }],
+        services: vec![ServiceDef::new(
+            "bench",
+            17,
+            (ip("198.51.100.1"), 80).into(),
+            servers.collect(),
+        )],
         ..Setup::default()
     };
     setup.timeouts.udp = Duration::from_secs(3);

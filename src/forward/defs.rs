@@ -3,7 +3,7 @@
 //! `config::lower` makes these from YAML, the management core edits them at run time, and [`super::Registry`] builds
 //! snapshots from them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::defence::Sysctls;
@@ -109,12 +109,29 @@ pub struct DestDef {
 }
 
 impl DestDef {
+    /// A masqueraded real server of weight 1 without anything else.
+    #[must_use]
+    pub fn new(at: SocketAddr) -> Self {
+        Self {
+            name: None,
+            addr: at.ip(),
+            port: at.port(),
+            weight: 1,
+            method: Method::Masq,
+            tunnel: Tunnel::default(),
+            upper_threshold: 0,
+            lower_threshold: 0,
+            admin: AdminState::Ready,
+            quic_server_id: Vec::new(),
+        }
+    }
+
     /// The name in metrics and listings.
     #[must_use]
     pub fn label(&self) -> String {
         self.name
             .clone()
-            .unwrap_or_else(|| std::net::SocketAddr::new(self.addr, self.port).to_string())
+            .unwrap_or_else(|| SocketAddr::new(self.addr, self.port).to_string())
     }
 }
 
@@ -305,6 +322,29 @@ pub struct ServiceDef {
 }
 
 impl ServiceDef {
+    /// A service of an address, by the scheduler `rr`, without anything else.
+    #[must_use]
+    pub fn new(name: &str, proto: u8, at: SocketAddr, servers: Vec<DestDef>) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: ServiceKind::Address {
+                proto,
+                addr: at.ip(),
+                port: at.port(),
+            },
+            scheduler: "rr".to_owned(),
+            flags: Vec::new(),
+            one_packet: false,
+            persistence: None,
+            payload_key: None,
+            session_limits: (0, 0),
+            hash_key: None,
+            on_server_down: None,
+            new_connections_per_second: 0,
+            servers,
+        }
+    }
+
     /// Address family.
     #[must_use]
     pub fn af(&self) -> Af {

@@ -46,7 +46,7 @@ use carried::{Carried, Known};
 use choice::Chosen;
 use datagram::Applied;
 pub use datagram::{PIECES_MAX, Piece, Pieces};
-pub use peer::{PeerConn, PeerOutcome, PeerRule, dest_of, find_dest, is_peers};
+pub use peer::{PeerOutcome, PeerRule, PeerTerms, dest_of, find_dest, is_peers};
 pub use session::{Evict, session_hash};
 
 /// What is to be done with a frame.

@@ -13,7 +13,7 @@ pub use defs::{
     Switches, Timeouts,
 };
 pub use director::{
-    Context, Director, DirectorConfig, Evict, PIECES_MAX, PeerConn, PeerOutcome, PeerRule, Piece,
+    Context, Director, DirectorConfig, Evict, PIECES_MAX, PeerOutcome, PeerRule, PeerTerms, Piece,
     Pieces, Side, Sink, Verdict,
 };
 pub use fib::{Egress, Fib, FibInput, Way};

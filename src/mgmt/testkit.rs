@@ -15,13 +15,11 @@ use super::manager::{Loaded, Manager, Options, Shared, empty_snapshot};
 use super::sync::{SyncControl, status_of};
 use crate::forward::defs::{Grouping, OnNoKey, Persistence, address_bytes};
 use crate::forward::{DestDef, PortDef, Prefix, ServiceDef, ServiceKind, Setup};
-use crate::net::tunnel::Tunnel;
 use crate::net::{Af, HashKey, Mac, Tick, V4, V6};
 use crate::persist::Engine;
 use crate::sync::settings::Settings;
 use crate::table::{
-    AdminState, DestId, Method, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef,
-    Templates,
+    DestId, NewTemplate, Origin, Placed, ServiceId, TemplateKey, TemplateRef, Templates,
 };
 use crate::worker::{Command, ConnRow, Defence, Plane, SyncDuty, WorkerShared};
 
@@ -35,42 +33,13 @@ pub fn ip(s: &str) -> IpAddr {
 
 /// A server by `address:port`, weight 1.
 pub fn server(at: &str) -> DestDef {
-    let at: SocketAddr = at.parse().expect("an address with a port");
-    DestDef {
-        name: None,
-        addr: at.ip(),
-        port: at.port(),
-        weight: 1,
-        method: Method::Masq,
-        tunnel: Tunnel::default(),
-        upper_threshold: 0,
-        lower_threshold: 0,
-        admin: AdminState::Ready,
-        quic_server_id: Vec::new(),
-    }
+    DestDef::new(at.parse().expect("an address with a port"))
 }
 
 /// A TCP service by `address:port` with servers.
 pub fn service(name: &str, at: &str, servers: &[&str]) -> ServiceDef {
-    let at: SocketAddr = at.parse().expect("an address with a port");
-    ServiceDef {
-        name: name.to_owned(),
-        kind: ServiceKind::Address {
-            proto: 6,
-            addr: at.ip(),
-            port: at.port(),
-        },
-        scheduler: "rr".to_owned(),
-        flags: Vec::new(),
-        one_packet: false,
-        persistence: None,
-        payload_key: None,
-        session_limits: (0, 0),
-        hash_key: None,
-        on_server_down: None,
-        new_connections_per_second: 0,
-        servers: servers.iter().map(|s| server(s)).collect(),
-    }
+    let at = at.parse().expect("an address with a port");
+    ServiceDef::new(name, 6, at, servers.iter().map(|s| server(s)).collect())
 }
 
 /// One port and services.

@@ -19,8 +19,8 @@ use arrayvec::ArrayVec;
 
 pub use outbound::{Moved, Outbound, Ring, Wiring};
 pub use shared::{
-    AnyPeerConn, Command, ConnPage, ConnRow, Defence, PeerRow, Plane, SyncDuty, SyncPage, SyncRows,
-    SyncWork, WorkerShared,
+    Command, ConnPage, ConnRow, Defence, PeerRow, Plane, SyncDuty, SyncPage, SyncRows, SyncWork,
+    WorkerShared,
 };
 pub use wait::Owed;
 
@@ -29,6 +29,7 @@ use crate::forward::tell::Tell;
 use crate::forward::{Context, Director, Pieces, PortId, Side, Snapshot};
 use crate::io::{BURST, Burst, PacketIo};
 use crate::net::{Af, Tick, V4, V6};
+use crate::sync::ipvs::AnyEnds;
 use crate::sync::master::lasts;
 use crate::table::{Conn, ConnTable, ServiceId, TemplateRow, Templates};
 
@@ -303,9 +304,10 @@ impl<I: PacketIo> Inner<I> {
     /// Takes a peer's connections over.
     fn install(&mut self, cx: &Context<'_>, rows: &mut [PeerRow]) {
         for row in rows {
-            let outcome = match &row.conn {
-                AnyPeerConn::V4(conn) => self.director.install(cx, conn, &mut self.out),
-                AnyPeerConn::V6(conn) => self.director.install(cx, conn, &mut self.out),
+            let (director, out) = (&mut self.director, &mut self.out);
+            let outcome = match &row.ends {
+                AnyEnds::V4(ends) => director.install(cx, ends, &row.terms, out),
+                AnyEnds::V6(ends) => director.install(cx, ends, &row.terms, out),
             };
             row.outcome = Some(outcome);
         }

@@ -12,9 +12,10 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::forward::defence::{Active, Published};
 use crate::forward::tell::Tell;
-use crate::forward::{PeerConn, PeerOutcome, PortId, Service, Snapshot};
+use crate::forward::{PeerOutcome, PeerTerms, PortId, Service, Snapshot};
 use crate::net::{Af, Tick, V4, V6};
 use crate::sync::entry::EntryId;
+use crate::sync::ipvs::AnyEnds;
 use crate::table::{Conn, Counter, DestId, Ended, ServiceId, Templates, WorkerCounters};
 
 /// Commands that may wait for one worker.
@@ -103,15 +104,6 @@ pub enum SyncRows {
     V6(Vec<Conn<V6>>),
 }
 
-/// A peer's connection of either family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnyPeerConn {
-    /// IPv4.
-    V4(PeerConn<V4>),
-    /// IPv6.
-    V6(PeerConn<V6>),
-}
-
 /// A peer's connection, and what became of it.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerRow {
@@ -119,8 +111,10 @@ pub struct PeerRow {
     pub peer: u64,
     /// The entry's number.
     pub id: EntryId,
-    /// The connection.
-    pub conn: AnyPeerConn,
+    /// The connection's protocol and ends.
+    pub ends: AnyEnds,
+    /// What the peer tells of it.
+    pub terms: PeerTerms,
     /// Set by the worker.
     pub outcome: Option<PeerOutcome>,
 }

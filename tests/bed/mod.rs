@@ -6,16 +6,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use polder::forward::defs::{Grouping, OnNoKey, Persistence, ServiceKind};
+use polder::forward::defs::{Grouping, OnNoKey, Persistence};
 use polder::forward::{
     DestDef, NeighbourDef, PortDef, PortId, Prefix, RouteDef, ServiceDef, Setup,
 };
 use polder::net::build::{Frame, verify};
 use polder::net::packet::proto;
-use polder::net::tunnel::Tunnel;
 use polder::net::{DropReason, L3, Mac, Tick, parse};
 use polder::persist::Engine;
-use polder::table::{AdminState, Method};
 use polder::worker::assemble::Sizes;
 use polder::worker::lockstep::Lockstep;
 
@@ -54,40 +52,11 @@ pub fn server_mac(addr: IpAddr) -> Mac {
 }
 
 pub fn dest(addr: &str, port: u16) -> DestDef {
-    DestDef {
-        name: None,
-        addr: ip(addr),
-        port,
-        weight: 1,
-        method: Method::Masq,
-        tunnel: Tunnel::default(),
-        upper_threshold: 0,
-        lower_threshold: 0,
-        admin: AdminState::Ready,
-        quic_server_id: Vec::new(),
-    }
+    DestDef::new(SocketAddr::new(ip(addr), port))
 }
 
 pub fn service(proto: u8, virtual_: &str, servers: Vec<DestDef>) -> ServiceDef {
-    let virtual_ = at(virtual_);
-    ServiceDef {
-        name: "svc".into(),
-        kind: ServiceKind::Address {
-            proto,
-            addr: virtual_.ip(),
-            port: virtual_.port(),
-        },
-        scheduler: "rr".into(),
-        flags: Vec::new(),
-        one_packet: false,
-        persistence: None,
-        payload_key: None,
-        session_limits: (0, 0),
-        hash_key: None,
-        on_server_down: None,
-        new_connections_per_second: 0,
-        servers,
-    }
+    ServiceDef::new("svc", proto, at(virtual_), servers)
 }
 
 /// Two ports, clients behind a router on the first, servers .11 to .13 on the second.

@@ -35,11 +35,9 @@ pub enum PeerRule {
     Ended,
 }
 
-/// A connection as a peer tells of it.
+/// What a peer tells of a connection besides its protocol and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerConn<F: Family> {
-    /// Protocol and ends.
-    pub ends: Ends<F>,
+pub struct PeerTerms {
     /// The packet mark, 0 for none.
     pub mark: u32,
     /// State code.
@@ -78,18 +76,7 @@ pub enum PeerOutcome {
     Refused,
 }
 
-impl<F: Family> PeerConn<F> {
-    fn key(&self) -> FlowKey<F> {
-        let e = &self.ends;
-        FlowKey {
-            src: e.caddr,
-            dst: e.vaddr,
-            src_port: e.cport,
-            dst_port: e.vport,
-            proto: e.proto,
-        }
-    }
-
+impl PeerTerms {
     /// The flag that says who made it.
     fn origin(&self) -> u16 {
         if self.rule == PeerRule::Inherited {
@@ -112,18 +99,30 @@ pub fn is_peers<F: Family>(conn: &Conn<F>) -> bool {
     conn.flags() & flag::SYNC != 0 && conn.in_pkts == 0
 }
 
+/// What its client's packets look like.
+fn from_client<F: Family>(ends: &Ends<F>) -> FlowKey<F> {
+    FlowKey {
+        src: ends.caddr,
+        dst: ends.vaddr,
+        src_port: ends.cport,
+        dst_port: ends.vport,
+        proto: ends.proto,
+    }
+}
+
 impl Director {
     /// Takes a peer's connection over.
     pub fn install<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        peer: &PeerConn<F>,
+        ends: &Ends<F>,
+        peer: &PeerTerms,
         sink: &mut impl Sink<B>,
     ) -> PeerOutcome {
-        if !matches!(peer.ends.proto, proto::TCP | proto::UDP | proto::SCTP) {
+        if !matches!(ends.proto, proto::TCP | proto::UDP | proto::SCTP) {
             return PeerOutcome::Refused;
         }
-        let index = match F::table(self).lookup(&peer.key()) {
+        let index = match F::table(self).lookup(&from_client(ends)) {
             Some(Hit {
                 index,
                 direction: Direction::FromClient,
@@ -131,10 +130,10 @@ impl Director {
             Some(_) => return PeerOutcome::Refused,
             None if peer.rule == PeerRule::Ended => return PeerOutcome::Removed,
             None if peer.rule == PeerRule::Orphaned => return PeerOutcome::Ignored,
-            None => return self.create(cx, peer, sink),
+            None => return self.create(cx, ends, peer, sink),
         };
         let conn = F::table(self).get(index);
-        let same = (conn.daddr(), conn.dport()) == (peer.ends.daddr, peer.ends.dport);
+        let same = (conn.daddr(), conn.dport()) == (ends.daddr, ends.dport);
         let mine = !is_peers(conn);
         let newer = peer.age <= cx.now.since(conn.last_seen());
         match peer.rule {
@@ -152,7 +151,7 @@ impl Director {
                 PeerOutcome::Refreshed
             }
             PeerRule::Ipvs | PeerRule::Latest | PeerRule::Inherited if same => {
-                self.refresh(cx, index, peer);
+                self.refresh::<F>(cx, index, peer);
                 if peer.session != 0 {
                     self.take_session::<F, B>(cx, index, sink);
                 }
@@ -160,7 +159,7 @@ impl Director {
             }
             PeerRule::Ipvs | PeerRule::Latest | PeerRule::Inherited => {
                 self.remove::<F>(cx, index);
-                self.create(cx, peer, sink)
+                self.create(cx, ends, peer, sink)
             }
         }
     }
@@ -168,17 +167,18 @@ impl Director {
     fn create<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
-        peer: &PeerConn<F>,
+        ends: &Ends<F>,
+        peer: &PeerTerms,
         sink: &mut impl Sink<B>,
     ) -> PeerOutcome {
-        let found = find_dest::<F>(cx.snapshot, &peer.ends, peer.mark, method_in(peer.flags));
+        let found = find_dest::<F>(cx.snapshot, ends, peer.mark, method_in(peer.flags));
         let method = match (found, peer.flags & flag::METHOD) {
             (Some((_, dest)), _) => dest.method,
             (None, 0 | 2 | 3) => method_in(peer.flags),
             // Polder has neither local delivery nor bypass.
             (None, _) => return PeerOutcome::Refused,
         };
-        let mut conn = Conn::new(&peer.ends, method).with_timeout(peer.ticks());
+        let mut conn = Conn::new(ends, method).with_timeout(peer.ticks());
         let unseen = match found {
             Some(_) => conn.flags() & flag::NOOUTPUT,
             None => peer.flags & flag::NOOUTPUT,
@@ -211,7 +211,7 @@ impl Director {
     }
 
     /// Makes an entry what the peer says of it.
-    fn refresh<F: Side>(&mut self, cx: &Context<'_>, index: ConnIdx, peer: &PeerConn<F>) {
+    fn refresh<F: Side>(&mut self, cx: &Context<'_>, index: ConnIdx, peer: &PeerTerms) {
         let conn = F::table(self).get_mut(index);
         let was_active = conn.is_active();
         let keep = conn.flags() & !flag::INACTIVE;

@@ -11,10 +11,10 @@ use hashbrown::HashMap;
 
 use super::Traffic;
 use super::socket::{self, Link, Use};
-use super::tables::{Finds, Tables, TemplateTerms, Terms};
+use super::tables::{Finds, Tables, TemplateTerms};
 use crate::forward::defs::address_of;
 use crate::forward::tell::{Offer, RING, Tell};
-use crate::forward::{PeerRule, ServiceKind, Side, Snapshot};
+use crate::forward::{PeerRule, PeerTerms, ServiceKind, Side, Snapshot};
 use crate::net::{Af, Family, FlowKey, Tick, V4, V6};
 use crate::sync::backup::{self, Entry, Install, accept};
 use crate::sync::entry::{self, EntryId, TemplateEntry};
@@ -313,7 +313,7 @@ impl Ipvs {
     ) {
         match install {
             Install::Conn(entry) => {
-                let terms = Terms {
+                let terms = PeerTerms {
                     mark: entry.mark,
                     state: entry.state,
                     flags: entry.flags,

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::forward::director::{dest_of, is_peers, owner, session_hash};
-use crate::forward::{PeerConn, PeerOutcome, PeerRule, ServiceKind, Services, Side, Snapshot};
-use crate::net::{Af, Family, HashKey, Tick, V4, V6};
+use crate::forward::{PeerOutcome, PeerRule, PeerTerms, ServiceKind, Services, Side, Snapshot};
+use crate::net::{Af, HashKey, Tick, V4, V6};
 use crate::persist::PayloadKey;
 use crate::sync::entry::{ConnEntry, Entry, EntryId, ServiceName, TemplateEntry};
 use crate::sync::ipvs::AnyEnds;
@@ -22,7 +22,7 @@ use crate::table::{
     Conn, Dest, NewTemplate, Origin, Placed, Repoint, ServiceId, TemplateKey, TemplateRef,
     TemplateRow, flag,
 };
-use crate::worker::{AnyPeerConn, Command, PeerRow, Plane, SyncPage, SyncRows, SyncWork};
+use crate::worker::{Command, PeerRow, Plane, SyncPage, SyncRows, SyncWork};
 
 /// Entries that a worker looks at for one page.
 const PAGE: usize = 512;
@@ -346,7 +346,7 @@ impl Tables {
 
     /// Makes orphaned connections our own; whether that was all of them.
     fn adopt(&mut self) -> bool {
-        let terms = Terms {
+        let terms = PeerTerms {
             mark: 0,
             state: 0,
             flags: 0,
@@ -400,7 +400,7 @@ impl Tables {
         let (template, session) = link
             .and_then(|link| self.find_template(link, now))
             .map_or((None, 0), |(at, session)| (Some(at), session));
-        let terms = Terms {
+        let terms = PeerTerms {
             mark: entry.mark,
             state: entry.state,
             flags: entry.flags,
@@ -417,18 +417,12 @@ impl Tables {
     }
 
     /// The same with the terms as they are.
-    pub fn install(&mut self, peer: u64, id: EntryId, ends: &AnyEnds, terms: &Terms) -> bool {
+    pub fn install(&mut self, peer: u64, id: EntryId, ends: &AnyEnds, terms: &PeerTerms) -> bool {
         let workers = self.links.len();
         let key = &self.owner_key;
-        let (worker, conn) = match ends {
-            AnyEnds::V4(e) => (
-                owner::<V4>(key, workers, e.caddr, e.cport, e.proto),
-                AnyPeerConn::V4(terms.of(*e)),
-            ),
-            AnyEnds::V6(e) => (
-                owner::<V6>(key, workers, e.caddr, e.cport, e.proto),
-                AnyPeerConn::V6(terms.of(*e)),
-            ),
+        let worker = match ends {
+            AnyEnds::V4(e) => owner::<V4>(key, workers, e.caddr, e.cport, e.proto),
+            AnyEnds::V6(e) => owner::<V6>(key, workers, e.caddr, e.cport, e.proto),
         };
         let link = &mut self.links[worker];
         if link.batch.len() >= BATCH && !self.send_batch(worker) {
@@ -437,7 +431,8 @@ impl Tables {
         self.links[worker].batch.push(PeerRow {
             peer,
             id,
-            conn,
+            ends: *ends,
+            terms: *terms,
             outcome: None,
         });
         true
@@ -704,40 +699,6 @@ fn rows_of(work: SyncWork) -> Vec<PeerRow> {
     match work {
         SyncWork::Install(rows) => rows,
         SyncWork::Page(_) => Vec::with_capacity(BATCH),
-    }
-}
-
-/// What a peer says of a connection beside its ends: see [`PeerConn`].
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
-pub struct Terms {
-    pub mark: u32,
-    pub state: u8,
-    pub flags: u16,
-    pub age: u32,
-    pub remaining: u32,
-    pub grace: u32,
-    pub in_pkts: u32,
-    pub template: Option<TemplateRef>,
-    pub session: u64,
-    pub rule: PeerRule,
-}
-
-impl Terms {
-    fn of<F: Family>(&self, ends: crate::table::Ends<F>) -> PeerConn<F> {
-        PeerConn {
-            ends,
-            mark: self.mark,
-            state: self.state,
-            flags: self.flags,
-            age: self.age,
-            remaining: self.remaining,
-            grace: self.grace,
-            in_pkts: self.in_pkts,
-            template: self.template,
-            session: self.session,
-            rule: self.rule,
-        }
     }
 }
 
