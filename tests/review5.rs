@@ -285,7 +285,8 @@ mod hprio {
             f(&mut servers[0]);
             setup(vec![by_priority(servers)])
         };
-        let doors: [(&str, &dyn Fn(&mut DestDef)); 4] = [
+        type Door<'d> = (&'static str, &'d dyn Fn(&mut DestDef));
+        let doors: [Door<'_>; 4] = [
             ("weight 0", &|d| d.weight = 0),
             ("drain", &|d| d.admin = AdminState::Drain),
             ("maint", &|d| d.admin = AdminState::Maint),
