@@ -4,11 +4,12 @@
 mod bed;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bed::*;
 use polder::forward::defence::{Mode, Sysctls};
-use polder::forward::{DestDef, ServiceDef, Setup, Timeouts};
+use polder::forward::{DestDef, Service, ServiceDef, Setup, Timeouts};
 use polder::net::build::verify;
 use polder::net::icmp::IcmpError;
 use polder::net::packet::{proto, tcp_flags};
@@ -82,9 +83,20 @@ impl Bed {
         ports
     }
 
+    fn first_service(&self) -> Arc<Service> {
+        let snapshot = self.bed.snapshot();
+        Arc::clone(snapshot.services_in_order().next().expect("one"))
+    }
+
     fn apply(&mut self, setup: &Setup) {
         self.bed.apply(setup).expect("a set-up");
     }
+}
+
+/// What a router says of a packet that a client is sent directly.
+fn error_about(n: u16) -> Vec<u8> {
+    let sent = from_server("10.0.0.11").tcp(at(VIP), client(n), ACK, 1, &[0; 200]);
+    from_client().icmp_error(IcmpError::TooBig { mtu: 1300 }, ip("203.0.113.254"), &sent)
 }
 
 /// The server that a packet left to, by its MAC address: with direct routing the addresses stay.
@@ -98,14 +110,18 @@ fn server_of(out: &Out) -> u8 {
 mod drop_packet {
     use super::*;
 
+    /// One packet in `rate` is dropped, always.
+    fn one_in(rate: u32) -> Sysctls {
+        Sysctls {
+            drop_packet: Mode::Always,
+            am_droprate: rate,
+            ..Sysctls::default()
+        }
+    }
+
     #[test]
     fn one_in_so_many_packets_that_need_a_server_is_dropped_and_no_other() {
-        let sysctls = Sysctls {
-            drop_packet: Mode::Always,
-            am_droprate: 3,
-            ..Sysctls::default()
-        };
-        let mut bed = Bed::with(&guarded(tcp_service(), sysctls), 1);
+        let mut bed = Bed::with(&guarded(tcp_service(), one_in(3)), 1);
         let passed: Vec<bool> = (0..9).map(|n| !bed.tcp(n, SYN).is_empty()).collect();
         let (y, n) = (true, false);
         assert_eq!(passed, [y, y, n, y, y, n, y, y, n]);
@@ -113,13 +129,7 @@ mod drop_packet {
             assert_eq!(bed.tcp(0, ACK).len(), 1, "a connection's packets pass");
         }
         assert_eq!(bed.drops(), [("overload", 3)].into());
-        let id = bed
-            .bed
-            .snapshot()
-            .services_in_order()
-            .next()
-            .expect("one")
-            .id;
+        let id = bed.first_service().id;
         assert_eq!(bed.sum(|c| c.service(id).rejected_overload.get()), 3);
         bed.check_identity();
     }
@@ -130,24 +140,14 @@ mod drop_packet {
             one_packet: true,
             ..dns()
         };
-        let sysctls = Sysctls {
-            drop_packet: Mode::Always,
-            am_droprate: 2,
-            ..Sysctls::default()
-        };
-        let mut bed = Bed::with(&guarded(vec![service], sysctls), 1);
+        let mut bed = Bed::with(&guarded(vec![service], one_in(2)), 1);
         let passed = (0..10).filter(|_| !bed.udp(1).is_empty()).count();
         assert_eq!(passed, 5);
     }
 
     #[test]
     fn packets_of_no_service_do_not_count() {
-        let sysctls = Sysctls {
-            drop_packet: Mode::Always,
-            am_droprate: 2,
-            ..Sysctls::default()
-        };
-        let mut bed = Bed::with(&guarded(tcp_service(), sysctls), 1);
+        let mut bed = Bed::with(&guarded(tcp_service(), one_in(2)), 1);
         assert_eq!(bed.tcp(0, SYN).len(), 1);
         for _ in 0..5 {
             bed.udp(0);
@@ -166,12 +166,7 @@ mod drop_packet {
             rate in 1..6u32,
             clients in proptest::collection::vec(0..40u16, 1..120),
         ) {
-            let sysctls = Sysctls {
-                drop_packet: Mode::Always,
-                am_droprate: rate,
-                ..Sysctls::default()
-            };
-            let mut bed = Bed::with(&guarded(vec![dns()], sysctls), 1);
+            let mut bed = Bed::with(&guarded(vec![dns()], one_in(rate)), 1);
             let (mut known, mut counter) = (std::collections::BTreeSet::new(), rate);
             for n in clients {
                 let passes = known.contains(&n) || {
@@ -412,8 +407,7 @@ mod drop_entry {
         let left = bed.bed.templates();
         assert_eq!((left.len(), left[0].assured), (1, true));
         assert_eq!(bed.sum(|c| c.dropped_templates.get()), 1);
-        let snapshot = bed.bed.snapshot();
-        let dest = &snapshot.services_in_order().next().expect("one").dests[0];
+        let dest = &bed.first_service().dests[0];
         assert_eq!(dest.shared.persistent(), 1);
     }
 
@@ -589,13 +583,7 @@ mod limit {
     }
 
     fn unremembered(bed: &Bed) -> u64 {
-        let id = bed
-            .bed
-            .snapshot()
-            .services_in_order()
-            .next()
-            .expect("one")
-            .id;
+        let id = bed.first_service().id;
         bed.sum(|c| c.service(id).unremembered.get())
     }
 
@@ -656,8 +644,7 @@ mod limit {
             rows.iter().all(|r| r.state == 1 || r.client.1 < 10_010),
             "established"
         );
-        let snapshot = bed.bed.snapshot();
-        for d in &snapshot.services_in_order().next().expect("one").dests {
+        for d in &bed.first_service().dests {
             assert_eq!((d.shared.active(), d.shared.total()), bed.bed.walk(d.id));
         }
     }
@@ -817,9 +804,7 @@ mod limit {
         let mut bed = Bed::new(web(Method::Direct, 1));
         bed.tcp(1, SYN);
         let server = server_of(&bed.tcp(2, SYN));
-        let sent = from_server("10.0.0.11").tcp(at(VIP), client(2), ACK, 1, &[0; 200]);
-        let error =
-            from_client().icmp_error(IcmpError::TooBig { mtu: 1300 }, ip("203.0.113.254"), &sent);
+        let error = error_about(2);
         assert_eq!(server_of(&bed.client(&error)), server);
     }
 }
@@ -869,12 +854,7 @@ mod icmp_and_mtu {
                 };
                 vec![service(proto::TCP, VIP, vec![server])]
             };
-            let sent = from_server("10.0.0.11").tcp(at(VIP), client(1), ACK, 1, &[0; 200]);
-            let error = from_client().icmp_error(
-                IcmpError::TooBig { mtu: 1300 },
-                ip("203.0.113.254"),
-                &sent,
-            );
+            let error = error_about(1);
             let mut bed = Bed::new(services());
             assert!(bed.client(&error).is_empty(), "the kernel's");
             bed.apply(&guarded(
@@ -906,9 +886,7 @@ mod icmp_and_mtu {
             ..Sysctls::default()
         };
         let mut bed = Bed::with(&guarded(services, sysctls), 1);
-        let sent = from_server("10.0.0.11").tcp(at(VIP), client(1), ACK, 1, &[0; 200]);
-        let error =
-            from_client().icmp_error(IcmpError::TooBig { mtu: 1300 }, ip("203.0.113.254"), &sent);
+        let error = error_about(1);
         assert!(bed.client(&error).is_empty());
         assert_eq!(bed.drops(), [("no_server", 1)].into());
     }

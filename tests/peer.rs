@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bed::*;
-use polder::forward::defs::{Grouping, OnNoKey, Persistence};
+use polder::forward::defs::{Grouping, Persistence};
 use polder::forward::tell::{Offer, Tell};
 use polder::forward::{DestDef, PeerOutcome, PeerRule, ServiceDef, Setup};
 use polder::mgmt::sync::tables::{Finds, Tables};
@@ -22,6 +21,8 @@ use polder::sync::entry::{Entry, EntryId, TemplateEntry};
 use polder::sync::ipvs::Version;
 use polder::sync::master::Policy;
 use polder::table::Method;
+
+const VPN: &str = "198.51.100.1:500";
 
 /// A director and its tables as state sync sees them.
 struct Node {
@@ -147,6 +148,24 @@ impl Node {
         ends(&out[0].1).1
     }
 
+    /// A server's packet to a client.
+    fn reply(&mut self, server: SocketAddr, to: SocketAddr, flags: u8) -> Out {
+        let side = from_server(&server.ip().to_string());
+        self.bed.server(&side.tcp(server, to, flags, 1, b"x"))
+    }
+
+    /// The same, which must leave in the name of the service.
+    fn answers(&mut self, server: SocketAddr, to: SocketAddr) {
+        let out = self.reply(server, to, tcp_flags::ACK);
+        assert_eq!(ends(&out[0].1).0, at(VIP), "in the name of the service");
+    }
+
+    /// Whether another director serves.
+    fn off_duty(&self, is: bool) {
+        let off = &self.bed.bed.plane().sync.off_duty;
+        off.store(is, Ordering::Relaxed);
+    }
+
     fn connections(&mut self) -> usize {
         self.bed.bed.connections().len()
     }
@@ -157,10 +176,6 @@ impl Node {
     }
 }
 
-fn client(n: u16) -> SocketAddr {
-    SocketAddr::new(ip("203.0.113.9"), 10_000 + n)
-}
-
 fn tcp(from: SocketAddr, flags: u8) -> Vec<u8> {
     from_client().tcp(from, at(VIP), flags, 1, b"")
 }
@@ -168,27 +183,42 @@ fn tcp(from: SocketAddr, flags: u8) -> Vec<u8> {
 /// Opens a connection and returns its server.
 fn open(node: &mut Node, from: SocketAddr) -> SocketAddr {
     let server = node.to(&tcp(from, tcp_flags::SYN));
-    let reply = from_server(&server.ip().to_string()).tcp(
-        server,
-        from,
-        tcp_flags::SYN | tcp_flags::ACK,
-        1,
-        b"",
-    );
-    node.bed.server(&reply);
+    node.reply(server, from, tcp_flags::SYN | tcp_flags::ACK);
     node.to(&tcp(from, tcp_flags::ACK));
     server
 }
 
-fn persistence(secs: u64) -> Persistence {
-    Persistence {
-        timeout: Duration::from_secs(secs),
-        grouping: Grouping::Mask4(u32::MAX),
-        engine: None,
-        on_no_key: OnNoKey::Fallback,
-        max_templates: 0,
-        max_per_client: 0,
-    }
+/// What a router on the client's side says of a packet.
+fn too_big_at_client(packet: &[u8]) -> Vec<u8> {
+    let error = IcmpError::TooBig { mtu: 1400 };
+    from_client().icmp_error(error, ip("203.0.113.1"), packet)
+}
+
+/// The service of [`tcp_service`] with persistence.
+fn persistent(secs: u64) -> Vec<ServiceDef> {
+    vec![ServiceDef {
+        persistence: Some(persistence(secs)),
+        ..service(proto::TCP, VIP, three())
+    }]
+}
+
+/// Two directors with the same services.
+fn pair(services: &[ServiceDef]) -> (Node, Node) {
+    (Node::new(services.to_vec()), Node::new(services.to_vec()))
+}
+
+/// Two directors, the first with a client's connection.
+fn with_one_connection() -> (Node, Node) {
+    let (mut a, b) = pair(&tcp_service());
+    open(&mut a, client(1));
+    (a, b)
+}
+
+/// Two directors, with a client's connection of which the first has told.
+fn with_one_told() -> (Node, Node) {
+    let (mut a, mut b) = with_one_connection();
+    a.tell(&mut b);
+    (a, b)
 }
 
 #[test]
@@ -202,11 +232,7 @@ fn an_established_connection_goes_on_at_the_other_director() {
         b.check_counts();
         for (n, server) in (0..60).zip(servers) {
             assert_eq!(b.to(&tcp(client(n), tcp_flags::ACK)), server, "client {n}");
-            let reply = from_server(&server.ip().to_string());
-            let out = b
-                .bed
-                .server(&reply.tcp(server, client(n), tcp_flags::ACK, 1, b"x"));
-            assert_eq!(ends(&out[0].1).0, at(VIP), "in the name of the service");
+            b.answers(server, client(n));
         }
         b.check_counts();
         assert_eq!(b.connections(), 60);
@@ -222,9 +248,7 @@ fn half_open_connections_are_nobody_elses_business() {
 
 #[test]
 fn what_came_from_a_peer_is_not_told_back_until_it_is_used() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
-    a.tell(&mut b);
+    let (_, mut b) = with_one_told();
     assert!(b.told().is_empty());
     b.to(&tcp(client(1), tcp_flags::ACK));
     assert_eq!(b.told().len(), 1);
@@ -239,7 +263,7 @@ fn thresholds_count_what_a_peer_let_in() {
         });
         vec![service(proto::TCP, VIP, servers.collect())]
     };
-    let (mut a, mut b) = (Node::new(limited()), Node::new(limited()));
+    let (mut a, mut b) = pair(&limited());
     for n in 0..6 {
         open(&mut a, client(n));
     }
@@ -252,9 +276,7 @@ fn thresholds_count_what_a_peer_let_in() {
 
 #[test]
 fn a_record_again_changes_nothing_but_the_time() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
-    a.tell(&mut b);
+    let (mut a, mut b) = with_one_told();
     assert_eq!(a.tell(&mut b), [PeerOutcome::Refreshed]);
     assert_eq!(b.connections(), 1);
     b.check_counts();
@@ -262,9 +284,7 @@ fn a_record_again_changes_nothing_but_the_time() {
 
 #[test]
 fn a_state_that_changed_is_taken_over() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
-    a.tell(&mut b);
+    let (mut a, mut b) = with_one_told();
     a.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
     a.tell(&mut b);
     let (rows_a, rows_b) = (a.bed.bed.connections(), b.bed.bed.connections());
@@ -274,8 +294,7 @@ fn a_state_that_changed_is_taken_over() {
 
 #[test]
 fn an_end_removes_what_nobody_used_here() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
+    let (mut a, mut b) = with_one_connection();
     open(&mut a, client(2));
     let told = a.told();
     b.take(&told, false);
@@ -289,14 +308,8 @@ fn an_end_removes_what_nobody_used_here() {
 
 #[test]
 fn what_a_gone_peer_told_of_becomes_ones_own() {
-    let services = || {
-        vec![ServiceDef {
-            persistence: Some(persistence(300)),
-            ..service(proto::TCP, VIP, three())
-        }]
-    };
     for workers in 1..=2 {
-        let setup = setup(services());
+        let setup = setup(persistent(300));
         let (mut a, mut b) = (Node::with(&setup, workers), Node::with(&setup, workers));
         for n in 0..300 {
             open(&mut a, client(n));
@@ -315,9 +328,7 @@ fn what_a_gone_peer_told_of_becomes_ones_own() {
 
 #[test]
 fn an_entry_of_a_peer_ends_by_itself_a_little_later_than_there() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
-    a.tell(&mut b);
+    let (_, mut b) = with_one_told();
     b.pass_time(900 * Tick::PER_SECOND);
     assert_eq!(b.connections(), 1);
     b.pass_time(13 * Tick::PER_SECOND);
@@ -327,9 +338,7 @@ fn an_entry_of_a_peer_ends_by_itself_a_little_later_than_there() {
 
 #[test]
 fn whoever_saw_a_connection_last_is_right() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
-    a.tell(&mut b);
+    let (mut a, mut b) = with_one_told();
     // The client's packets go to B for a while; A's word is older.
     b.pass_time(100);
     b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
@@ -344,9 +353,7 @@ fn whoever_saw_a_connection_last_is_right() {
 
 #[test]
 fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
-    a.tell(&mut b);
+    let (mut a, mut b) = with_one_told();
     a.pass_time(100);
     b.pass_time(100);
     b.to(&tcp(client(1), tcp_flags::FIN | tcp_flags::ACK));
@@ -359,13 +366,7 @@ fn a_peers_older_word_does_not_undo_an_end_that_was_seen_here() {
 
 #[test]
 fn a_client_of_a_persistent_service_finds_its_server_again() {
-    let services = || {
-        vec![ServiceDef {
-            persistence: Some(persistence(300)),
-            ..service(proto::TCP, VIP, three())
-        }]
-    };
-    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let (mut a, mut b) = pair(&persistent(300));
     let server = open(&mut a, client(1));
     a.tell(&mut b);
     for n in 10..20 {
@@ -376,13 +377,7 @@ fn a_client_of_a_persistent_service_finds_its_server_again() {
 
 #[test]
 fn a_template_that_nobody_used_here_is_not_told_back_and_goes_with_its_director() {
-    let services = || {
-        vec![ServiceDef {
-            persistence: Some(persistence(300)),
-            ..service(proto::TCP, VIP, three())
-        }]
-    };
-    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let (mut a, mut b) = pair(&persistent(300));
     open(&mut a, client(1));
     let told = a.told();
     assert_eq!(told.len(), 2, "template and connection");
@@ -409,20 +404,14 @@ fn a_template_that_nobody_used_here_is_not_told_back_and_goes_with_its_director(
 
 #[test]
 fn who_tells_of_a_connection_tells_of_its_template() {
-    let services = || {
-        vec![ServiceDef {
-            persistence: Some(persistence(300)),
-            ..service(proto::TCP, VIP, three())
-        }]
-    };
-    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let (mut a, mut b) = pair(&persistent(300));
     let server = open(&mut a, client(1));
     a.tell(&mut b);
     // A is gone. The client goes on with its connection at B, which does not use the template.
     b.to(&tcp(client(1), tcp_flags::ACK));
     let told = b.told();
     assert_eq!(told.len(), 2, "{told:?}");
-    let mut c = Node::new(services());
+    let mut c = Node::new(persistent(300));
     c.take(&told, false);
     assert_eq!(c.to(&tcp(client(7), tcp_flags::SYN)), server);
     assert_eq!(b.told().len(), 2, "and again");
@@ -437,9 +426,6 @@ fn calls_of_a_one_packet_service_stay_on_their_servers() {
         )
     };
     let services = || {
-        let servers = (11..=13)
-            .map(|n| dest(&format!("10.0.0.{n}"), 5060))
-            .collect();
         vec![ServiceDef {
             one_packet: true,
             persistence: Some(Persistence {
@@ -447,10 +433,10 @@ fn calls_of_a_one_packet_service_stay_on_their_servers() {
                 engine: Some(Engine::Sip),
                 ..persistence(60)
             }),
-            ..service(proto::UDP, "198.51.100.1:5060", servers)
+            ..service(proto::UDP, "198.51.100.1:5060", servers(5060))
         }]
     };
-    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let (mut a, mut b) = pair(&services());
     let invite = |n: u32| {
         let text = sip(&format!("call-{n}@example.com"));
         from_client().udp(client(1), at("198.51.100.1:5060"), text.as_bytes())
@@ -471,19 +457,13 @@ fn offh_service() -> Vec<ServiceDef> {
     vec![ServiceDef {
         scheduler: "offh".into(),
         payload_key: Some(PayloadKey::Field(key)),
-        ..service(
-            proto::UDP,
-            "198.51.100.1:1194",
-            (11..=13)
-                .map(|n| dest(&format!("10.0.0.{n}"), 1194))
-                .collect(),
-        )
+        ..service(proto::UDP, "198.51.100.1:1194", servers(1194))
     }]
 }
 
 #[test]
 fn a_payload_session_keeps_its_server_and_leaves_its_old_ports_behind() {
-    let (mut a, mut b) = (Node::new(offh_service()), Node::new(offh_service()));
+    let (mut a, mut b) = pair(&offh_service());
     let packet = |from: SocketAddr, session: u64| {
         let mut payload = vec![0x38];
         payload.extend(session.to_be_bytes());
@@ -505,7 +485,7 @@ fn a_payload_session_keeps_its_server_and_leaves_its_old_ports_behind() {
     assert_eq!(b.connections(), 50, "each session has one connection");
     b.check_counts();
     // A session that moved at A before it is told again moves at B, too.
-    let (mut c, mut d) = (Node::new(offh_service()), Node::new(offh_service()));
+    let (mut c, mut d) = pair(&offh_service());
     c.to(&packet(client(1), 77));
     c.tell(&mut d);
     c.to(&packet(client(2), 77));
@@ -524,11 +504,7 @@ fn a_connection_of_an_unknown_server_is_served_by_its_address_until_the_server_i
     a.tell(&mut b);
     for (n, server) in (0..3).zip(&servers) {
         assert_eq!(b.to(&tcp(client(n), tcp_flags::ACK)), *server);
-        let reply = from_server(&server.ip().to_string());
-        let out = b
-            .bed
-            .server(&reply.tcp(*server, client(n), tcp_flags::ACK, 1, b"x"));
-        assert_eq!(ends(&out[0].1).0, at(VIP));
+        b.answers(*server, client(n));
     }
     b.check_counts();
     b.bed.bed.apply(&setup(tcp_service())).expect("built");
@@ -613,9 +589,7 @@ fn connections_are_offered_at_the_packets_that_the_policy_names() {
     assert_eq!(offers(&tell).len(), 1, "the end, at once");
     a.to(&tcp(client(1), tcp_flags::ACK));
     assert!(offers(&tell).is_empty(), "it was told");
-    let reply = from_server(&server.ip().to_string());
-    a.bed
-        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
+    a.reply(server, client(1), tcp_flags::ACK);
     assert!(offers(&tell).is_empty(), "never for packets of servers");
     // Another connection in the same place begins afresh.
     a.pass_time(200 * Tick::PER_SECOND);
@@ -628,10 +602,7 @@ fn connections_are_offered_at_the_packets_that_the_policy_names() {
 /// Specification §9.7 (a) and (b): a template with each packet, and when its timer fires while it controls connections.
 #[test]
 fn templates_are_offered_with_their_connections_and_when_they_are_set_again() {
-    let mut a = Node::new(vec![ServiceDef {
-        persistence: Some(persistence(30)),
-        ..service(proto::TCP, VIP, three())
-    }]);
+    let mut a = Node::new(persistent(30));
     let tell = master(&a, Policy::default());
     open(&mut a, client(1));
     let is_template = |o: &Offer| matches!(o, Offer::Template(_));
@@ -647,22 +618,12 @@ fn templates_are_offered_with_their_connections_and_when_they_are_set_again() {
 fn off_duty_clients_packets_are_left_to_the_kernel() {
     let mut a = Node::new(tcp_service());
     let server = open(&mut a, client(1));
-    let duty = &a.bed.bed.plane().sync.off_duty;
-    duty.store(true, Ordering::Relaxed);
+    a.off_duty(true);
     assert!(a.bed.client(&tcp(client(1), tcp_flags::ACK)).is_empty());
     assert!(a.bed.client(&tcp(client(2), tcp_flags::SYN)).is_empty());
     assert_eq!(a.bed.sum(|c| c.punted.get()), 2);
-    let reply = from_server(&server.ip().to_string());
-    let out = a
-        .bed
-        .server(&reply.tcp(server, client(1), tcp_flags::ACK, 1, b"x"));
-    assert_eq!(ends(&out[0].1).0, at(VIP));
-    a.bed
-        .bed
-        .plane()
-        .sync
-        .off_duty
-        .store(false, Ordering::Relaxed);
+    a.answers(server, client(1));
+    a.off_duty(false);
     assert_eq!(a.to(&tcp(client(1), tcp_flags::ACK)), server);
     a.check_counts();
 }
@@ -670,8 +631,7 @@ fn off_duty_clients_packets_are_left_to_the_kernel() {
 /// While tables are handed over, frames wait in the ports' queues.
 #[test]
 fn a_deaf_worker_takes_no_frames_but_does_what_it_is_asked() {
-    let (mut a, mut b) = (Node::new(tcp_service()), Node::new(tcp_service()));
-    open(&mut a, client(1));
+    let (mut a, mut b) = with_one_connection();
     let deaf = |node: &Node, is| node.bed.bed.plane().sync.deaf.store(is, Ordering::Relaxed);
     deaf(&b, true);
     let waits = b.bed.client(&tcp(client(1), tcp_flags::ACK));
@@ -700,13 +660,8 @@ fn icmp_errors_about_a_connection_of_an_unknown_server_are_translated_too() {
     assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
     let (from, to, _) = ends(&out[0].1);
     assert_eq!((from.ip(), to.ip()), (at(VIP).ip(), client(1).ip()));
-    let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
-    let to_client = b.bed.server(&reply).remove(0).1;
-    let complaint = from_client().icmp_error(
-        IcmpError::TooBig { mtu: 1400 },
-        ip("203.0.113.1"),
-        &to_client,
-    );
+    let to_client = b.reply(server, client(1), tcp_flags::ACK).remove(0).1;
+    let complaint = too_big_at_client(&to_client);
     let out = b.bed.client(&complaint);
     assert_eq!(out.len(), 1, "drops: {:?}", b.bed.drops());
     assert_eq!(ends(&out[0].1).1.ip(), server.ip());
@@ -715,13 +670,7 @@ fn icmp_errors_about_a_connection_of_an_unknown_server_are_translated_too() {
 
 #[test]
 fn esp_goes_along_with_a_key_exchange_whose_server_is_unknown() {
-    const VPN: &str = "198.51.100.1:500";
-    let servers = || {
-        (11..=13)
-            .map(|n| dest(&format!("10.0.0.{n}"), 500))
-            .collect()
-    };
-    let mut a = Node::new(vec![service(proto::UDP, VPN, servers())]);
+    let mut a = Node::new(vec![service(proto::UDP, VPN, servers(500))]);
     let from = SocketAddr::new(ip("203.0.113.9"), 500);
     let server = a.to(&from_client().udp(from, at(VPN), b"ike"));
     let mut b = Node::new(vec![service(proto::UDP, VPN, Vec::new())]);
@@ -740,14 +689,8 @@ fn esp_goes_along_with_a_key_exchange_whose_server_is_unknown() {
 /// Specification §9.10: a director that is a backup only leaves all that clients send to the kernel.
 #[test]
 fn a_director_off_duty_punts_what_clients_send_of_whatever_protocol() {
-    const VPN: &str = "198.51.100.1:500";
-    let servers = || {
-        (11..=13)
-            .map(|n| dest(&format!("10.0.0.{n}"), 500))
-            .collect()
-    };
     let services = || {
-        let vpn = service(proto::UDP, VPN, servers());
+        let vpn = service(proto::UDP, VPN, servers(500));
         vec![
             service(proto::TCP, VIP, three()),
             ServiceDef {
@@ -756,22 +699,15 @@ fn a_director_off_duty_punts_what_clients_send_of_whatever_protocol() {
             },
         ]
     };
-    let (mut a, mut b) = (Node::new(services()), Node::new(services()));
+    let (mut a, mut b) = pair(&services());
     let from = SocketAddr::new(ip("203.0.113.9"), 500);
     let server = open(&mut a, client(1));
     a.to(&from_client().udp(from, at(VPN), b"ike"));
     a.tell(&mut b);
-    let side = from_server(&server.ip().to_string());
-    let reply = side.tcp(server, client(1), tcp_flags::ACK, 1, b"x");
-    let off = &b.bed.bed.plane().sync.off_duty;
-    off.store(true, std::sync::atomic::Ordering::Relaxed);
-    let to_client = b.bed.server(&reply);
+    b.off_duty(true);
+    let to_client = b.reply(server, client(1), tcp_flags::ACK);
     assert_eq!(to_client.len(), 1, "replies are translated all the same");
-    let complaint = from_client().icmp_error(
-        IcmpError::TooBig { mtu: 1400 },
-        ip("203.0.113.1"),
-        &to_client[0].1,
-    );
+    let complaint = too_big_at_client(&to_client[0].1);
     let frames = [
         tcp(client(1), tcp_flags::ACK),
         tcp(client(2), tcp_flags::SYN),

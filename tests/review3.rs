@@ -531,16 +531,18 @@ fn any_frames(rng: &mut Rng) -> Vec<(PortId, Vec<u8>)> {
     vec![(WAN, frame)]
 }
 
+/// Room for less than any traffic wants.
+const TIGHT: Sizes = Sizes {
+    connections: 24,
+    templates: 20,
+    ..SIZES
+};
+
 #[test]
 fn no_order_of_reloads_traffic_and_time_makes_a_count_drift() {
     for seed in 1..=8u64 {
         let rng = &mut Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let sizes = Sizes {
-            connections: 24,
-            templates: 20,
-            ..SIZES
-        };
-        let mut bed = Bed::sized(&any_setup(rng), 1 + (seed as usize % 3), &sizes);
+        let mut bed = Bed::sized(&any_setup(rng), 1 + (seed as usize % 3), &TIGHT);
         for _ in 0..60 {
             for _ in 0..rng.below(20) {
                 for (port, frame) in any_frames(rng) {
@@ -840,13 +842,8 @@ fn sessions_that_hop_between_5_tuples_in_bursts_leave_one_connection_each() {
 fn nor_does_a_count_drift_when_frames_come_in_bursts() {
     for seed in 1..=8u64 {
         let rng = &mut Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let sizes = Sizes {
-            connections: 24,
-            templates: 20,
-            ..SIZES
-        };
         let workers = 1 + (seed as usize % 3);
-        let mut bed = Bursts::new(&any_setup(rng), workers, &sizes);
+        let mut bed = Bursts::new(&any_setup(rng), workers, &TIGHT);
         for _ in 0..60 {
             for _ in 0..rng.below(80) {
                 let worker = rng.below(workers as u64) as usize;

@@ -181,6 +181,27 @@ fn a_reload_over_the_socket_tells_changes_or_every_problem() {
     );
 }
 
+/// How many rows a listing of pages has: no page has more than `limit`, and no row is there twice. `page` gives the rows
+/// and what comes next, asked with what is to be added to the request.
+fn listed<T: Ord>(limit: usize, page: impl Fn(&str) -> (Vec<T>, Option<String>)) -> usize {
+    let mut seen = Vec::new();
+    let mut from = String::new();
+    loop {
+        let (rows, next) = page(&from);
+        assert!(rows.len() <= limit);
+        seen.extend(rows);
+        match next {
+            Some(next) => from = format!("&from={next}"),
+            None => break,
+        }
+    }
+    let all = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(all, seen.len(), "nothing twice");
+    all
+}
+
 #[test]
 fn connections_of_all_workers_are_listed_once_each_whatever_the_limit() {
     let plane = plane(3);
@@ -202,24 +223,13 @@ fn connections_of_all_workers_are_listed_once_each_whatever_the_limit() {
     ];
     let socket = ControlSocket::serve(&manager.shared());
     let list = |service: &str, limit: usize| {
-        let mut seen = Vec::new();
-        let mut from = String::new();
-        loop {
+        listed(limit, |from| {
             let path = format!("/v1/connections?limit={limit}{service}{from}");
             let page: api::Connections = get(&socket.path, &path);
-            assert!(page.connections.len() <= limit);
             assert_eq!(page.truncated, page.next.is_some());
-            seen.extend(page.connections.into_iter().map(|c| c.client));
-            match page.next {
-                Some(next) => from = format!("&from={next}"),
-                None => break,
-            }
-        }
-        let all = seen.len();
-        seen.sort();
-        seen.dedup();
-        assert_eq!(all, seen.len(), "nothing twice");
-        all
+            let rows = page.connections.into_iter().map(|c| c.client);
+            (rows.collect(), page.next)
+        })
     };
     for limit in [7, 512, 600, 10_000] {
         assert_eq!(list("", limit), 1732, "limit {limit}");
@@ -344,24 +354,13 @@ fn templates_are_listed_once_each_whatever_the_limit() {
     }
     let socket = ControlSocket::serve(&manager.shared());
     let list = |service: &str, limit: usize| {
-        let mut seen = Vec::new();
-        let mut from = String::new();
-        loop {
+        listed(limit, |from| {
             let path = format!("/v1/templates?limit={limit}{service}{from}");
             let page: api::Templates = get(&socket.path, &path);
-            assert!(page.templates.len() <= limit);
             assert_eq!(page.truncated, page.next.is_some());
-            seen.extend(page.templates.into_iter().map(|t| t.data));
-            match page.next {
-                Some(next) => from = format!("&from={next}"),
-                None => break,
-            }
-        }
-        let all = seen.len();
-        seen.sort();
-        seen.dedup();
-        assert_eq!(all, seen.len(), "nothing twice");
-        all
+            let rows = page.templates.into_iter().map(|t| t.data);
+            (rows.collect(), page.next)
+        })
     };
     for limit in [1, 7, 20, 60, 10_000] {
         assert_eq!(list("", limit), 60, "limit {limit}");

@@ -11,25 +11,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-skip() { echo "SKIPPED: comparison with the kernel: $*"; exit 77; }
-
-lab=${POLDER_LAB:-../shared/lab}/lab
-[ -x "$lab" ] || skip "there is no lab; set POLDER_LAB to its folder"
-command -v python3 >/dev/null || skip "there is no python3 (.ci/deps test)"
+about="comparison with the kernel"
+. tests/lab/common.sh
+need python3
 polder=${1:?usage: tests/lab/kernel.sh POLDER [PATTERN]}
-[ -x "$polder" ] || { echo "kernel.sh: $polder is no program" >&2; exit 2; }
 pattern=${2:-}
 export PYTHONDONTWRITEBYTECODE=1
-if [ ! -e "${LAB_CACHE:-$HOME/.cache/polder-lab}/default" ]; then
-  [ "$(id -u)" -eq 0 ] || skip "the lab's guest can't be made without root"
-  echo "the lab's guest is made first; this takes some minutes, once"
-  log=$(mktemp)
-  { "$lab" install && "$lab" build; } >"$log" 2>&1 || { tail -5 "$log"; skip "the lab's guest can't be made; see $log"; }
-  rm -f "$log"
-fi
-
-work=$(mktemp -d)
-export LAB_STATE=$work/state
+prepare "$polder"
 guest=polder-kernel
 clean_up() {
   "$lab" down -n "$guest" 2>/dev/null || true
@@ -48,7 +36,7 @@ play() { # play [RELEASE]: all scenarios on a kernel
   if ! "$lab" run -n "$guest" -t 3600 "cd $work/share && python3 -u kernel_play.py scenarios.json results.json" \
     >"$work/share/play.log" 2>&1; then
     tail -5 "$work/share/play.log"
-    echo "comparison with the kernel: the guest's part failed"
+    echo "$about: the guest's part failed"
     exit 1
   fi
   "$lab" down -n "$guest"

@@ -10,29 +10,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-skip() { echo "SKIPPED: bound PCI devices: $*"; exit 77; }
-
-lab=${POLDER_LAB:-../shared/lab}/lab
-[ -x "$lab" ] || skip "there is no lab; set POLDER_LAB to its folder"
+about="bound PCI devices"
+. tests/lab/common.sh
 [ "$(id -u)" -eq 0 ] || skip "guests on TAP interfaces in network namespaces need root"
 [ -e /dev/net/tun ] || skip "there is no /dev/net/tun (modprobe tun)"
-for tool in ip nginx curl ab ping python3; do
-  command -v "$tool" >/dev/null || skip "there is no $tool (.ci/deps test)"
-done
+need ip nginx curl ab ping python3
 polder=${1:?usage: tests/lab/pci.sh POLDER [MODEL…]}
-[ -x "$polder" ] || { echo "pci.sh: $polder is no program" >&2; exit 2; }
 shift
 models=("$@")
 [ ${#models[@]} -gt 0 ] || models=(virtio igb e1000e vmxnet3)
-if [ ! -e "${LAB_CACHE:-$HOME/.cache/polder-lab}/default" ]; then
-  echo "the lab's guest is made first; this takes some minutes, once"
-  log=$(mktemp)
-  { "$lab" install && "$lab" build; } >"$log" 2>&1 || { tail -5 "$log"; skip "the lab's guest can't be made; see $log"; }
-  rm -f "$log"
-fi
-
-work=$(mktemp -d)
-export LAB_STATE=$work/state
+prepare "$polder"
 client=polder-c$$ servers=polder-s$$ guest=polder
 pids=()
 clean_up() {
@@ -248,5 +235,5 @@ for model in "${models[@]}"; do
   done
   total=$((total + failures))
 done
-[ "$total" -eq 0 ] || { echo "bound PCI devices: $total checks failed"; exit 1; }
-echo "bound PCI devices: all as wanted on ${models[*]}"
+[ "$total" -eq 0 ] || { echo "$about: $total checks failed"; exit 1; }
+echo "$about: all as wanted on ${models[*]}"

@@ -13,26 +13,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-skip() { echo "SKIPPED: state sync with the kernel: $*"; exit 77; }
-
-lab=${POLDER_LAB:-../shared/lab}/lab
-[ -x "$lab" ] || skip "there is no lab; set POLDER_LAB to its folder"
-command -v python3 >/dev/null || skip "there is no python3 (.ci/deps test)"
+about="state sync with the kernel"
+. tests/lab/common.sh
+need python3
 polder=${1:?usage: tests/lab/sync.sh POLDER [PAIR…]}
-[ -x "$polder" ] || { echo "sync.sh: $polder is no program" >&2; exit 2; }
 shift
 pairs=("$@")
 [ ${#pairs[@]} -gt 0 ] || pairs=(polder-kernel kernel-polder)
-if [ ! -e "${LAB_CACHE:-$HOME/.cache/polder-lab}/default" ]; then
-  [ "$(id -u)" -eq 0 ] || skip "the lab's guest can't be made without root"
-  echo "the lab's guest is made first; this takes some minutes, once"
-  log=$(mktemp)
-  { "$lab" install && "$lab" build; } >"$log" 2>&1 || { tail -5 "$log"; skip "the lab's guest can't be made; see $log"; }
-  rm -f "$log"
-fi
-
-work=$(mktemp -d)
-export LAB_STATE=$work/state
+prepare "$polder"
 guest=polder-sync
 clean_up() {
   "$lab" down -n "$guest" 2>/dev/null || true
@@ -87,5 +75,5 @@ if [ -n "${REPORT:-}" ]; then
   python3 tests/lab/sync_play.py --report "$work/share/out" >"$work/table"
   sed -i -e '/^<!-- results -->$/,/^<!-- end of results -->$/{//!d}' -e "/^<!-- results -->$/r $work/table" "$REPORT"
 fi
-[ "$failures" -eq 0 ] || { echo "state sync with the kernel: $failures plays failed"; exit 1; }
-echo "state sync with the kernel: all as wanted"
+[ "$failures" -eq 0 ] || { echo "$about: $failures plays failed"; exit 1; }
+echo "$about: all as wanted"
