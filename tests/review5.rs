@@ -489,3 +489,79 @@ mod kinds {
         }
     }
 }
+
+/// A scheduler that leaves out full servers must hear when one has room again, whatever makes the room.
+mod sessions_that_fill_servers {
+    use super::*;
+    use polder::forward::defs::{Grouping, Persistence};
+    use polder::persist::Engine;
+
+    fn calls(scheduler: &str, one_packet: bool, sessions: bool) -> Setup {
+        let heavy = DestDef {
+            weight: 5,
+            upper_threshold: 5,
+            ..dest("10.0.0.11", 5060)
+        };
+        let by_call = Persistence {
+            grouping: Grouping::Mask4(0),
+            engine: Some(Engine::Sip),
+            ..persistence(60)
+        };
+        setup(vec![ServiceDef {
+            scheduler: scheduler.into(),
+            one_packet,
+            persistence: sessions.then_some(by_call),
+            servers: match scheduler {
+                "hprio" => vec![heavy, dest("10.0.0.12", 5060)],
+                _ => vec![heavy],
+            },
+            ..service(proto::UDP, SIP_VIP, Vec::new())
+        }])
+    }
+
+    /// Whether it goes to the server that has the threshold.
+    fn served(bed: &mut Bed, n: u16, call: &str) -> bool {
+        let out = bed.client(&from_client().udp(client(n), at(SIP_VIP), &sip(call)));
+        let mut to_servers = out.iter().filter(|(port, _)| *port == LAN);
+        to_servers.any(|(_, frame)| ends(frame).1.ip() == ip("10.0.0.11"))
+    }
+
+    #[test]
+    fn are_heard_of_when_datagrams_are_scheduled_one_by_one_only_since_an_edit() {
+        for scheduler in ["rr", "wrr", "hprio", "wlc"] {
+            let mut bed = Bed::with(&calls(scheduler, false, true), 1);
+            bed.bed
+                .apply(&calls(scheduler, true, true))
+                .expect("a set-up");
+            for n in 0..5 {
+                assert!(served(&mut bed, n, &format!("call {n}")), "{scheduler}");
+            }
+            assert!(!served(&mut bed, 9, "one too many"), "{scheduler}");
+            bed.pass(100);
+            assert!(bed.bed.templates().is_empty());
+            assert!(served(&mut bed, 10, "later"), "{scheduler}: it is empty");
+        }
+    }
+
+    #[test]
+    fn are_not_alone_in_a_service_that_had_connections() {
+        for scheduler in ["rr", "wrr", "hprio", "wlc"] {
+            let mut bed = Bed::with(&calls(scheduler, false, false), 1);
+            for n in 0..3 {
+                assert!(served(&mut bed, n, "no matter"));
+            }
+            bed.bed
+                .apply(&calls(scheduler, true, true))
+                .expect("a set-up");
+            assert!(served(&mut bed, 3, "call 3") && served(&mut bed, 4, "call 4"));
+            assert!(!served(&mut bed, 5, "one too many"), "{scheduler}");
+            // Calls go on, connections end.
+            for _ in 0..10 {
+                bed.pass(40);
+                assert!(served(&mut bed, 3, "call 3") && served(&mut bed, 4, "call 4"));
+            }
+            assert!(bed.bed.connections().is_empty());
+            assert!(served(&mut bed, 6, "call 6"), "{scheduler}: two of five");
+        }
+    }
+}

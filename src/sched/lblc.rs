@@ -57,8 +57,8 @@ impl Scheduler for LocalityBased {
 
 /// Whether a server has more active connections than its weight while another has less than half of its own.
 pub(super) fn locally_overloaded(dest: &Dest, dests: &[Arc<Dest>]) -> bool {
-    let half_idle = |d: &Arc<Dest>| u64::from(d.shared.active()) * 2 < u64::from(d.weight);
-    dest.shared.active() > dest.weight && dests.iter().any(half_idle)
+    let half_idle = |d: &Arc<Dest>| u64::from(d.load().active) * 2 < u64::from(d.weight);
+    dest.load().active > dest.weight && dests.iter().any(half_idle)
 }
 
 /// Where in the list each server is.

@@ -75,7 +75,7 @@ impl Replicated {
             .map(|index| &dests[index])
             .filter(|dest| dest.weight > 0)
         {
-            let load = weighted(dest, dest.shared.counts());
+            let load = weighted(dest, dest.load());
             if most.is_none_or(|(_, most)| load.exceeds(most)) {
                 most = Some((dest.id, load));
             }

@@ -369,7 +369,8 @@ impl Dest {
 
     /// What schedulers take for its connections: those, and where it is [`Self::by_session`] its sessions too.
     #[inline]
-    fn load(&self) -> Counts {
+    #[must_use]
+    pub fn load(&self) -> Counts {
         let mut counts = self.shared.counts();
         if self.by_session {
             let sessions = self.shared.persistent();
@@ -410,6 +411,10 @@ impl Dest {
     #[inline]
     pub fn unbind(&self, was_active: bool) {
         self.shared.unbind(was_active, self.thresholds());
+        if self.by_session && self.upper_threshold != 0 {
+            // Full of connections and sessions together, it has room again without a flag that was cleared.
+            self.shared.watchers.tell(true);
+        }
     }
 }
 
