@@ -368,6 +368,12 @@ impl ServiceDef {
     pub fn keeps_port(&self) -> bool {
         self.persistence.is_some() && self.port() == 0
     }
+
+    /// Whether the load of its servers is their templates, for it has no connections to be counted.
+    #[must_use]
+    pub fn by_session(&self) -> bool {
+        self.one_packet && (self.persistence.is_some() || self.payload_key.is_some())
+    }
 }
 
 /// Timeouts of connection states, by the names of specification §7.1, §7.3 and §7.4.

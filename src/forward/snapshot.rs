@@ -748,7 +748,7 @@ impl Registry {
             up: slot.up,
             one_packet: of.one_packet,
             keyed: of.payload_key.is_some(),
-            by_session: of.one_packet && (of.persistence.is_some() || of.payload_key.is_some()),
+            by_session: of.by_session(),
             available: true,
             shared: Arc::clone(&slot.shared),
         }))
@@ -772,10 +772,13 @@ impl Registry {
             slot.state = Arc::default();
             slot.previous.clear();
         }
-        // Tables take time to fill, and a change somewhere else is no reason to.
+        // Tables take time to fill, and a change somewhere else is no reason to. What servers' load is decides when a
+        // scheduler is told that one is no longer overloaded.
         let same = |b: &&Arc<Service>| {
-            let chooses =
-                |def: &ServiceDef| (def.scheduler.clone(), def.flags.clone(), def.hash_key);
+            let chooses = |def: &ServiceDef| {
+                let flags = def.flags.clone();
+                (def.scheduler.clone(), flags, def.hash_key, def.by_session())
+            };
             chooses(&b.def) == chooses(def) && !crate::sched::edited(&b.dests, &dests)
         };
         let scheduler = match before.filter(same) {

@@ -15,6 +15,7 @@ use crate::forward::defs::MarkRule;
 use crate::forward::{NeighbourDef, PortId, Prefix, RouteDef, Setup, Snapshot, Way};
 use crate::net::Mac;
 use crate::persist::{Field, PayloadKey, SessionKey, Unit};
+use crate::sched::Selection;
 use crate::sync::settings::{Role, Settings};
 use crate::table::{AdminState, DestId, ServiceId};
 
@@ -921,6 +922,38 @@ fn an_edit_leaves_the_schedulers_of_other_services_as_they_are() {
         assert_eq!(kept(&mut manager, &reload), [false, true]);
     }
 }
+
+/// A scheduler that goes on over an edit was told when a server is no longer overloaded by what its load was before.
+#[test]
+fn a_server_is_found_again_whatever_its_load_was_when_it_became_overloaded() {
+    let plane = plane(1);
+    let mut s = sip_one_packet();
+    (s.scheduler, s.one_packet) = ("rr".to_owned(), false);
+    s.servers.push(server("127.0.0.2:5060"));
+    s.servers.iter_mut().for_each(|d| d.upper_threshold = 1);
+    let (mut manager, _) = manager_of(&plane, setup(vec![s]));
+    let one_packet = |on| ServiceUpdate {
+        one_packet: Some(on),
+        ..ServiceUpdate::default()
+    };
+    let sip = || Arc::clone(plane.snapshot.load().service_by_name("sip").expect("there"));
+    let next = || sip().scheduler.select(&sip().dests, &Selection::default());
+    manager.edit_service("sip", &one_packet(true)).expect("set");
+    for dest in &sip().dests {
+        dest.shared.bind_template();
+    }
+    assert_eq!(next(), None, "each has its one session");
+    sip().dests[1].shared.unbind_template();
+    assert_eq!(next(), Some(1), "its session has ended");
+    sip().dests[1].shared.bind_template();
+    assert_eq!(next(), None, "it has one again");
+    manager
+        .edit_service("sip", &one_packet(false))
+        .expect("set");
+    sip().dests[0].bind_unchecked();
+    assert_eq!(next(), Some(1), "sessions are no load now");
+}
+
 /// Makes these the file's settings of state sync.
 fn write_sync(file: &File, setup: Setup, sync: &Settings) {
     *file.lock().expect("not poisoned") = Ok(Loaded {
