@@ -390,7 +390,7 @@ impl Manager {
     /// some meanwhile (specification §1.4, mode 0).
     fn settle_overload(&self) {
         for dest in self.services.dests.iter().flatten() {
-            dest.shared.reconsider(dest.thresholds());
+            dest.shared.settle(dest.thresholds());
         }
     }
 

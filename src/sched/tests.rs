@@ -363,6 +363,39 @@ fn a_server_whose_sessions_are_its_load_is_back_when_one_ends() {
     }
 }
 
+/// A connection of such a server, which has few, counts towards its threshold without setting the flag by itself.
+#[test]
+fn a_server_whose_sessions_are_its_load_is_back_when_a_connection_ends() {
+    for name in LISTENERS {
+        let by_session = |id| {
+            Arc::new(Dest {
+                upper_threshold: 2,
+                by_session: true,
+                ..server(id, 1)
+            })
+        };
+        let service = Service::new(name, &[], (0..3).map(by_session).collect());
+        for dest in &service.dests {
+            dest.shared.bind_template();
+            dest.bind_unchecked();
+        }
+        assert_eq!(service.next(), None, "{name}");
+        service.dests[1].unbind(false);
+        assert_eq!(service.next(), Some(1), "{name}");
+        let older = Dest {
+            by_session: false,
+            upper_threshold: 2,
+            shared: Arc::clone(&service.dests[2].shared),
+            ..server(2, 1)
+        };
+        service.dests[1].shared.bind_template();
+        assert_eq!(service.next(), None, "{name}");
+        older.unbind(false);
+        older.shared.settle(older.thresholds());
+        assert_eq!(service.next(), Some(2), "{name}: of an older snapshot");
+    }
+}
+
 /// Choices of each server when four workers choose `each` times.
 fn tally(service: &Service, each: usize) -> Vec<u64> {
     let counts: Vec<AtomicU64> = service.dests.iter().map(|_| AtomicU64::new(0)).collect();

@@ -260,10 +260,18 @@ impl DestShared {
 
     /// Judges the overload flag anew after the thresholds were edited (specification §1.4, mode 0).
     ///
-    /// Call it when the snapshot with the new thresholds is published and once more when no worker holds an older one:
-    /// until then a worker may still set or clear the flag by the old thresholds. Harmless when nothing changed.
+    /// Call it when the snapshot with the new thresholds is published and once more, as [`Self::settle`], when no worker
+    /// holds an older one: until then a worker may still set or clear the flag by the old thresholds. Harmless when
+    /// nothing changed.
     pub fn reconsider(&self, limits: Thresholds) {
         self.change(|counts| counts.reconsidered(limits));
+    }
+
+    /// The second call of [`Self::reconsider`]. Tells schedulers in any case: a worker with an older snapshot may have
+    /// ended connections without knowing that newer schedulers want to hear of it.
+    pub fn settle(&self, limits: Thresholds) {
+        self.reconsider(limits);
+        self.watchers.tell(false);
     }
 
     /// From now on tells `openings`, by the number `place`, when the overload flag is cleared, and where `sessions` says
