@@ -27,7 +27,8 @@ pub(super) struct OpenSet {
 }
 
 impl OpenSet {
-    /// A set with a place for each of `dests`, told by those of weight above 0, which are the open ones.
+    /// A set with a place for each of `dests`, told by those that can be overloaded. Open are those of weight above
+    /// 0.
     pub(super) fn watching<'a>(dests: impl Iterator<Item = &'a Arc<Dest>> + Clone) -> Arc<Self> {
         let set = Arc::new(Self::new(dests.clone().map(|dest| dest.weight > 0)));
         watch(&set, dests);
@@ -78,21 +79,26 @@ impl OpenSet {
     }
 
     /// The same where the word of `from` has no such place.
+    #[allow(clippy::cast_possible_truncation)]
     fn climb(&self, from: usize) -> Option<usize> {
         // Up to the first word that has a member at or after `at`, and down again. On the way down nothing is found
-        // only where a worker has closed the last of a word and not yet said so above; the search goes on behind.
-        let (mut level, mut at) = (1, from / FANOUT + 1);
+        // only where a worker has closed the last of a word and not yet said so above, or another that was opening it
+        // has said so above after that; the search goes on behind.
+        let (mut level, mut at, mut down) = (1, from / FANOUT + 1, false);
         while level < self.levels() {
             let members = self.members(level, at / FANOUT) & (u32::MAX << (at % FANOUT));
             if members == 0 {
-                (level, at) = (level + 1, at / FANOUT + 1);
+                if down {
+                    self.tidy(at * FANOUT.pow(level as u32));
+                }
+                (level, at, down) = (level + 1, at / FANOUT + 1, false);
                 continue;
             }
             let found = at / FANOUT * FANOUT + members.trailing_zeros() as usize;
             if level == 0 {
                 return Some(found);
             }
-            (level, at) = (level - 1, found * FANOUT);
+            (level, at, down) = (level - 1, found * FANOUT, true);
         }
         None
     }
@@ -124,18 +130,22 @@ impl OpenSet {
             let word = &self.words[self.begins[level] + at / FANOUT];
             // Lock-free: an exchange fails only because another worker's succeeded. What keeps the place open is looked
             // at after the word was read: an opening before that is seen, one after it makes the exchange fail.
-            let closed = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 let needed = match level {
                     0 => may_take(),
                     _ => self.members(level - 1, at) != 0,
                 };
                 (!needed && word & bit != 0).then_some(word & !bit)
             });
-            match closed {
-                Ok(before) if before & !bit & (OPENING - 1) == 0 => at /= FANOUT,
-                _ => return,
-            }
+            at /= FANOUT;
         }
+    }
+
+    /// Says above a place that nothing is open there, where that is so. An opening and a closing of one place that
+    /// overtake each other may have left it unsaid, and every look would pass there.
+    #[cold]
+    fn tidy(&self, place: usize) {
+        self.close(place, || true);
     }
 }
 
@@ -154,12 +164,14 @@ impl Openings for OpenSet {
     }
 }
 
-/// Has the servers of weight above 0 tell `openings` of their places in `dests`.
+/// Has the servers of weight above 0 tell `openings` of their places in `dests`. Those without a threshold have nothing
+/// to tell, for they are never overloaded.
 pub(super) fn watch<'a, T: Openings + 'static>(
     openings: &Arc<T>,
     dests: impl Iterator<Item = &'a Arc<Dest>>,
 ) {
-    for (place, dest) in dests.enumerate().filter(|(_, dest)| dest.weight > 0) {
+    let closes = |dest: &Dest| dest.weight > 0 && dest.upper_threshold != 0;
+    for (place, dest) in dests.enumerate().filter(|(_, dest)| closes(dest)) {
         let watcher = Arc::downgrade(openings);
         dest.shared.watch(watcher, place, dest.by_session);
     }
@@ -213,6 +225,39 @@ mod tests {
         open.close(0, || false);
         assert_eq!(open.next(0), None);
         assert_eq!(set(0).next(0), None);
+    }
+
+    #[test]
+    fn only_servers_that_can_be_overloaded_are_watched() {
+        let dest = |weight, upper_threshold| {
+            Arc::new(Dest {
+                upper_threshold,
+                ..super::super::testkit::server(1, weight)
+            })
+        };
+        for (weight, upper_threshold, watched) in [(1, 0, 0), (0, 5, 0), (1, 5, 1)] {
+            let dests = [dest(weight, upper_threshold)];
+            let open = OpenSet::watching(dests.iter());
+            assert_eq!(Arc::weak_count(&open), watched);
+        }
+    }
+
+    /// What an opening leaves that was overtaken on its way up by a closing of the same place.
+    #[test]
+    fn words_that_were_left_behind_above_are_cleared_by_whoever_passes() {
+        let open = set(3_000);
+        (0..2_999).for_each(|place| open.close(place, || false));
+        let clean = |at: usize| open.words[at].load(Ordering::Relaxed) % OPENING;
+        let before: Vec<u64> = (0..open.words.len()).map(clean).collect();
+        for stale in [&[(1, 40), (2, 1)][..], &[(2, 1)], &[(1, 1)]] {
+            for (level, at) in stale {
+                let word = &open.words[open.begins[*level] + at / FANOUT];
+                word.fetch_or(1 << (at % FANOUT), Ordering::Relaxed);
+            }
+            assert_eq!(open.next(0), Some(2_999));
+            let after: Vec<u64> = (0..open.words.len()).map(clean).collect();
+            assert_eq!(after, before, "{stale:?}");
+        }
     }
 
     /// Each thread opens its own place after making its server free, closes what it finds overloaded, and must find its

@@ -25,7 +25,7 @@ pub(super) struct WeightTree {
 }
 
 impl WeightTree {
-    /// A tree of all of `dests`, told by those of weight above 0.
+    /// A tree of all of `dests`, told by those that can be overloaded.
     pub(super) fn watching(dests: &[Arc<Dest>]) -> Arc<Self> {
         let tree = Arc::new(Self::new(dests.iter().map(|dest| dest.weight).collect()));
         watch(&tree, dests.iter());
@@ -62,6 +62,7 @@ impl WeightTree {
 
     /// The first open server at or after `from` whose weight is at least `least`, which is above 0.
     pub(super) fn next(&self, mut from: usize, least: u32) -> Option<usize> {
+        let whole = from == 0;
         while from < self.weights.len() {
             let mut node = self.leaves + from;
             while self.weight(node) < least {
@@ -69,6 +70,10 @@ impl WeightTree {
                 node += 1;
                 node >>= node.trailing_zeros();
                 if node == 1 {
+                    if whole && self.most() >= least {
+                        // So what is too great is above the first server, for nothing else was left out.
+                        self.tidy(self.leaves);
+                    }
                     return None;
                 }
             }
@@ -79,7 +84,9 @@ impl WeightTree {
             if self.weight(node) >= least {
                 return Some(node - self.leaves);
             }
-            // A worker has closed the server and not yet said so above.
+            // A worker has closed the server and not yet said so above, or another that was opening it has said so
+            // above after that.
+            self.tidy(node);
             from = node - self.leaves + 1;
         }
         None
@@ -87,22 +94,28 @@ impl WeightTree {
 
     /// Takes out a server that may take nothing, unless `may_take` by now.
     pub(super) fn close(&self, index: usize, may_take: impl Fn() -> bool) {
-        let mut node = self.leaves + index;
+        let leaf = self.leaves + index;
+        self.lower(leaf, || if may_take() { self.weights[index] } else { 0 });
+        self.tidy(leaf);
+    }
+
+    /// Lowers a node to `most`, if it is greater.
+    fn lower(&self, node: usize, most: impl Fn() -> u32) {
+        // Lock-free, and no opening is lost: see `OpenSet::close`.
+        let _ = self.nodes[node].fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            let most = u64::from(most());
+            (most < word % OPENING).then_some(word - word % OPENING + most)
+        });
+    }
+
+    /// Lowers what is above a leaf to what is below it. An opening and a closing of one server that overtake each other
+    /// leave too much above it, and each decision of `wrr` would look for that in every pass from there down.
+    fn tidy(&self, leaf: usize) {
+        let mut node = leaf / 2;
         while node > 0 {
-            // Lock-free, and no opening is lost: see `OpenSet::close`.
-            let closed =
-                self.nodes[node].fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                    let most = if node >= self.leaves {
-                        if may_take() { self.weights[index] } else { 0 }
-                    } else {
-                        self.weight(2 * node).max(self.weight(2 * node + 1))
-                    };
-                    (u64::from(most) < word % OPENING)
-                        .then_some(word - word % OPENING + u64::from(most))
-                });
-            if closed.is_err() {
-                return;
-            }
+            self.lower(node, || {
+                self.weight(2 * node).max(self.weight(2 * node + 1))
+            });
             node /= 2;
         }
     }
@@ -175,5 +188,26 @@ mod tests {
         let exact =
             |node: usize| tree.weight(node) == tree.weight(2 * node).max(tree.weight(2 * node + 1));
         assert!(inner.clone().all(exact), "nothing is left behind");
+    }
+
+    /// What an opening leaves that was overtaken on its way up by a closing of the same server.
+    #[test]
+    fn weights_that_were_left_behind_above_are_lowered_by_whoever_looks_for_them() {
+        for (heaviest, stale) in [
+            (6, &[7, 3, 1][..]),
+            (6, &[3, 1]),
+            (6, &[1]),
+            (0, &[4, 2, 1]),
+        ] {
+            let mut weights = vec![1; 7];
+            weights[heaviest] = 9;
+            let tree = WeightTree::new(weights.into());
+            tree.close(heaviest, || false);
+            for &node in stale {
+                tree.nodes[node].fetch_add(8, Ordering::Relaxed);
+            }
+            assert_eq!((tree.most(), tree.next(0, 9)), (9, None), "{stale:?}");
+            assert_eq!(tree.most(), 1, "{stale:?}");
+        }
     }
 }
