@@ -5,7 +5,7 @@ CARGO ?= cargo
 .PHONY: help run test test-lab test-kernel test-lab-sync lint bench image coverage build clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 build: ## compile the release binary
 	@.ci/deps build

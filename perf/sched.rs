@@ -178,15 +178,18 @@ fn main() {
     for name in sched::NAMES.into_iter().filter(|name| is_wanted(name)) {
         decision(name, name, &[], &lists);
     }
-    if is_wanted("hprio") {
-        // One server of the lower tier behind a tier that is overloaded as a whole: the worst case.
-        let full = SIZES.map(|n| {
-            let mut dests: Vec<_> = (1..n).map(|id| dest(id, 5, 1)).collect();
-            dests.iter().for_each(|dest| dest.bind_unchecked());
-            dests.push(dest(0, 1, 0));
-            dests
-        });
-        decision("hprio, spilling over", "hprio", &[], &full);
+    // One server of a lower weight behind others that are all overloaded: the worst case of those that pass them over.
+    let full = SIZES.map(|n| {
+        let mut dests: Vec<_> = (1..n).map(|id| dest(id, 5, 1)).collect();
+        dests.iter().for_each(|dest| dest.bind_unchecked());
+        dests.push(dest(0, 1, 0));
+        dests
+    });
+    for name in ["rr", "wrr", "hprio", "offh"]
+        .into_iter()
+        .filter(|name| is_wanted(name))
+    {
+        decision(&format!("{name}, all but 1 full"), name, &[], &full);
     }
 
     println!("\nms to build");

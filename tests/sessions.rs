@@ -1084,6 +1084,31 @@ fn the_quic_connections_of_a_lost_server_are_scheduled_anew() {
 }
 
 #[test]
+fn on_server_down_says_what_becomes_of_the_quic_connections_of_a_lost_server() {
+    let vip = "198.51.100.1:443";
+    let (gone, other) = (ip("10.0.0.11"), ip("10.0.0.12"));
+    for (mode, to) in [(OnServerDown::Keep, Some(gone)), (OnServerDown::Drop, None)] {
+        let (mut service, configs) = quic_service();
+        service.on_server_down = Some(mode);
+        let cid = |n| configs[0].encode(&[0xaa, 0xbb, n], &[9; 5]);
+        let packet = |n| short_header(&cid(n).expect("encodes"));
+        let mut bed = Bed::new(vec![service.clone()]);
+        assert_eq!(bed.datagram(client(1), vip, &packet(1)).ip(), gone);
+        assert_eq!(bed.datagram(client(3), vip, &packet(2)).ip(), other);
+        bed.bed
+            .apply(&with_admin(service, gone, AdminState::Maint))
+            .expect("applies");
+        for (case, from) in [("its own", 1), ("a new", 2), ("another's", 3)] {
+            let sent = bed.client(&from_client().udp(client(from), at(vip), &packet(1)));
+            let sent = sent.first().map(|(_, frame)| ends(frame).1.ip());
+            assert_eq!(sent, to, "{mode:?}, from {case} 5-tuple");
+        }
+        assert_eq!(bed.datagram(client(3), vip, &packet(2)).ip(), other);
+        bed.check_counts();
+    }
+}
+
+#[test]
 fn schedulers_that_count_load_count_the_sessions_of_one_packet_services() {
     for scheduler in ["lc", "wlc", "sed"] {
         let service = ServiceDef {

@@ -291,7 +291,7 @@ pub enum DemoKind {
     Web,
     /// SIP user agents.
     Sip,
-    /// Two directors with keepalived; the master is killed and comes back. Needs root.
+    /// Two directors with keepalived; the master is killed and comes back.
     Failover,
 }
 

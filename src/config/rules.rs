@@ -595,6 +595,11 @@ impl Rules<'_, '_, '_> {
             let message =
                 format!("{addr} is the director's own address; servers run on other hosts");
             self.error(node, "address", &message);
+        } else if self.known.virtual_addresses.contains(&addr) {
+            let message = format!(
+                "{addr} is a virtual address of this director, which answers for it itself; give the server's own"
+            );
+            self.warning(node, "address", &message);
         } else if !self.has_way(addr) {
             let message = format!("{addr} is in no subnet of a port, and no route leads to it");
             self.warning(node, "address", &message);

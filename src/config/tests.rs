@@ -886,6 +886,14 @@ fn servers_are_consistent() {
             ],
         ),
         row(
+            "another VIP as server",
+            servers("      - {address: 192.0.2.81}\n")
+                .replace("services:\n", "services:\n  - {protocol: udp, address: 192.0.2.81, port: 53, servers: [{address: 10.0.0.12}]}\n"),
+            &[
+                "8:19: warning: services[1].servers[0].address: 192.0.2.81 is a virtual address of this director, which",
+            ],
+        ),
+        row(
             "ourselves as server",
             servers("      - {address: 192.0.2.10}\n"),
             &[

@@ -549,6 +549,9 @@ impl Manager {
                 *old = new;
             }
         }
+        if edit.upper.is_some_and(|upper| upper != 0) && counts_nothing(&self.setup.services[s]) {
+            done.push("which one-packet datagrams without persistence never reach".to_owned());
+        }
         let label = format!("{}/{}", self.setup.services[s].name, dest.label());
         if edit.upper.or(edit.lower).is_some() {
             let limits = (dest.upper_threshold, dest.lower_threshold);
@@ -675,6 +678,11 @@ impl Manager {
             )
         })
     }
+}
+
+/// Whether a service leaves nothing behind that thresholds could count (specification §5).
+fn counts_nothing(service: &ServiceDef) -> bool {
+    service.one_packet && service.persistence.is_none() && service.payload_key.is_none()
 }
 
 /// What is wrong with thresholds, upper and lower, that `edit` makes; `None` when nothing is.

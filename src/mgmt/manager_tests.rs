@@ -791,6 +791,22 @@ fn thresholds_that_contradict_each_other_change_nothing() {
 }
 
 #[test]
+fn a_threshold_that_has_nothing_to_count_is_said_to_have() {
+    let plane = plane(1);
+    let mut setup = web_and_sip();
+    setup.services[1].one_packet = true;
+    let (mut manager, _) = manager_of(&plane, setup);
+    let mut said = |service: &str, server: &str| {
+        let edit = thresholds(Some(5), None);
+        let done = manager.edit_server(service, server, edit).expect("set");
+        done.message
+    };
+    let nothing = "one-packet datagrams without persistence never reach";
+    assert!(said("sip", "[2001:db8:1::3]:5060").contains(nothing));
+    assert!(!said("web", "10.0.0.1:80").contains(nothing));
+}
+
+#[test]
 fn a_reload_keeps_thresholds_of_run_time_together() {
     let plane = plane(1);
     let mut setup = web_and_sip();

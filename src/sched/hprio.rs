@@ -2,31 +2,29 @@
 //! are overloaded, those of the next weight do, with the very next connection.
 //!
 //! Polder's own. Tiers are made when the scheduler is built. Each has its own round-robin position, so that a tier
-//! that was left goes on where it was. A decision looks at one server, and at each overloaded one that it passes.
+//! that was left goes on where it was. A decision takes the same time whatever is overloaded ([`Tiers`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::ring::Ring;
+use super::ring::Tiers;
 use super::{Build, Flags, Scheduler, Selection};
 use crate::table::Dest;
 
 #[derive(Debug)]
-struct HighPriority {
-    /// Servers of equal weight, the highest first.
-    tiers: Box<[Ring]>,
-}
+struct HighPriority(Tiers);
 
 pub(super) fn build(build: &Build<'_>, _: Flags) -> Box<dyn Scheduler> {
-    let positions = positions(build);
-    let tier = |(&weight, position): (&u32, &Arc<AtomicU64>)| {
-        let belongs = move |dest: &Dest| dest.weight == weight;
-        Ring::new(build.dests, build.previous, Arc::clone(position), belongs)
-    };
-    Box::new(HighPriority {
-        tiers: positions.iter().rev().map(tier).collect(),
-    })
+    let (weights, positions): (Vec<u32>, Vec<_>) = positions(build).into_iter().rev().unzip();
+    // From the highest weight down.
+    let tier = |dest: &Dest| weights.binary_search_by(|w| dest.weight.cmp(w)).ok();
+    Box::new(HighPriority(Tiers::new(
+        build.dests,
+        build.previous,
+        positions,
+        tier,
+    )))
 }
 
 /// The position of each tier, by weight; those of tiers that are no more are forgotten.
@@ -49,7 +47,7 @@ fn positions(build: &Build<'_>) -> BTreeMap<u32, Arc<AtomicU64>> {
 
 impl Scheduler for HighPriority {
     fn select(&self, dests: &[Arc<Dest>], _: &Selection<'_>) -> Option<usize> {
-        self.tiers.iter().find_map(|tier| tier.next(dests))
+        self.0.next(dests)
     }
 }
 

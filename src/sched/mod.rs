@@ -19,9 +19,11 @@ pub use spread::Spread;
 mod cache;
 mod hash;
 mod load;
+mod open_set;
 mod ring;
 #[cfg(test)]
 mod testkit;
+mod weight_tree;
 
 mod dh;
 mod fo;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::hash::{NONE, nth};
+use super::open_set::OpenSet;
 use super::{Build, Flags, Scheduler, Selection};
 use crate::table::Dest;
 
@@ -23,13 +24,17 @@ const SLOT_BITS: u32 = 17;
 const SLOTS: usize = 1 << SLOT_BITS;
 /// Rounds of adjusting the rates at most.
 const ADJUSTMENTS_MAX: usize = 5;
-/// Places that are tried before the search for a server that is not overloaded becomes linear.
+/// Places that are tried before the next open server in the order of their hashes is taken.
 const PROBES: u64 = 8;
 
 #[derive(Debug)]
 struct SessionHashing {
     /// Server indices; all [`NONE`] when there is no server to choose.
     slots: Box<[u16]>,
+    /// Server indices in an order on which nodes agree.
+    order: Box<[u16]>,
+    /// Places in `order`.
+    open: Arc<OpenSet>,
     hash: SipHasher13,
 }
 
@@ -41,7 +46,13 @@ pub(super) fn build(build: &Build<'_>, _: Flags) -> Box<dyn Scheduler> {
     let throwers: Vec<Thrower> = throwers
         .map(|(server, dest)| Thrower::new(server, dest, &hash))
         .collect();
+    let mut order = throwers.clone();
+    order.sort_by_key(|thrower| thrower.seed);
+    let order: Box<[u16]> = order.iter().map(|thrower| thrower.server).collect();
+    let open = OpenSet::watching(order.iter().map(|&i| &build.dests[usize::from(i)]));
     Box::new(SessionHashing {
+        order,
+        open,
         slots: balance(throwers).into(),
         hash,
     })
@@ -169,11 +180,28 @@ impl Scheduler for SessionHashing {
         let first = Some(slot(key)).filter(eligible);
         // The keys of an overloaded server spread over all others, each always to the same.
         let further = || (0..PROBES).map(|n| slot(nth(key, n))).find(eligible);
-        let any = || {
-            let start = key as usize % dests.len().max(1);
-            (start..dests.len()).chain(0..start).find(eligible)
-        };
-        first.or_else(further).or_else(any)
+        first
+            .or_else(further)
+            .or_else(|| self.next_open(key, dests))
+    }
+}
+
+impl SessionHashing {
+    /// The first server that may take a connection from the place on that `key` points to.
+    #[allow(clippy::cast_possible_truncation)]
+    fn next_open(&self, key: u64, dests: &[Arc<Dest>]) -> Option<usize> {
+        let start = key as usize % self.order.len().max(1);
+        self.open
+            .first(start..self.order.len(), |place| self.eligible(place, dests))
+            .or_else(|| {
+                self.open
+                    .first(0..start, |place| self.eligible(place, dests))
+            })
+            .map(|place| usize::from(self.order[place]))
+    }
+
+    fn eligible(&self, place: usize, dests: &[Arc<Dest>]) -> bool {
+        dests[usize::from(self.order[place])].eligible()
     }
 }
 

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use super::ring::Ring;
+use super::ring::Tiers;
 use super::{Build, Flags, Scheduler, Selection};
 use crate::table::Dest;
 
 #[derive(Debug)]
-struct RoundRobin(Ring);
+struct RoundRobin(Tiers);
 
 pub(super) fn build(build: &Build<'_>, _: Flags) -> Box<dyn Scheduler> {
     let position = build
         .state
         .with("rr", |kept| kept.positions.entry(0).or_default().clone());
-    Box::new(RoundRobin(Ring::new(
+    Box::new(RoundRobin(Tiers::new(
         build.dests,
         build.previous,
-        position,
-        |_| true,
+        vec![position],
+        |_| Some(0),
     )))
 }
 

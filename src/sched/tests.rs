@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::testkit::{Service, carry, list, loaded_servers, server};
+use super::testkit::{Service, carry, list, loaded_servers, overload, server};
 use super::*;
 
 fn refused(name: &str, flags: &[&str], servers: usize) -> String {
@@ -293,6 +293,73 @@ fn four_workers_never_exceed_a_threshold_with_any_scheduler() {
         let service = Service::new(name, &[], (0..3).map(full).collect());
         let (_, most) = stampede(&service, 5_000, 100);
         assert!(most.iter().all(|&n| n <= 50), "{name}: {most:?}");
+    }
+}
+
+/// Schedulers that leave overloaded servers out until they hear of them.
+const LISTENERS: [&str; 4] = ["rr", "wrr", "hprio", "offh"];
+
+#[test]
+fn no_server_is_forgotten_in_a_stampede() {
+    for name in LISTENERS {
+        let flapping = |id| {
+            Arc::new(Dest {
+                upper_threshold: 3,
+                lower_threshold: 3,
+                ..server(id, 1 + id % 2)
+            })
+        };
+        let service = Service::new(name, &[], (0..40).map(flapping).collect());
+        let (_, most) = stampede(&service, 50_000, 100);
+        assert!(most.iter().all(|&n| n <= 3), "{name}: {most:?}");
+        let reserve = || {
+            let choose =
+                |selection| select_and_reserve(&*service.scheduler, &service.dests, selection);
+            choose(&Selection::default())
+        };
+        let places = (0..).take_while(|_| reserve().is_some()).count();
+        assert_eq!(places, 120, "{name} finds every place again");
+    }
+}
+
+#[test]
+fn every_build_hears_that_a_server_is_no_longer_overloaded() {
+    for name in LISTENERS {
+        let older = Service::new(name, &[], list(&[1; 40]));
+        let mut dests = older.dests.clone();
+        dests.push(Arc::new(server(99, 1)));
+        let newer = older.successor(dests.clone());
+        dests.iter().for_each(|dest| carry(dest, 0, 1));
+        dests.iter().for_each(|dest| overload(dest, true));
+        assert_eq!((older.next(), newer.next()), (None, None), "{name}");
+        overload(&dests[33], false);
+        assert_eq!((older.next(), newer.next()), (Some(33), Some(33)), "{name}");
+        drop(newer);
+        overload(&dests[33], true);
+        assert_eq!(older.next(), None, "{name}");
+        overload(&dests[7], false);
+        assert_eq!(older.next(), Some(7), "{name}");
+    }
+}
+
+#[test]
+fn a_server_whose_sessions_are_its_load_is_back_when_one_ends() {
+    for name in LISTENERS {
+        let by_session = |id| {
+            Arc::new(Dest {
+                upper_threshold: 2,
+                by_session: true,
+                ..server(id, 1)
+            })
+        };
+        let service = Service::new(name, &[], (0..3).map(by_session).collect());
+        for dest in &service.dests {
+            dest.shared.bind_template();
+            dest.shared.bind_template();
+        }
+        assert_eq!(service.next(), None, "{name}");
+        service.dests[1].shared.unbind_template();
+        assert_eq!(service.next(), Some(1), "{name}");
     }
 }
 

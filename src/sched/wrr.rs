@@ -1,13 +1,14 @@
 //! `wrr`, weighted round robin (specification §6.2).
 //!
-//! The specification walks the list once per value of `cw`. Here a tree of maxima finds the next server of enough
-//! weight in logarithmic time, and passes in which no server could be chosen are skipped by arithmetic, so that the
-//! order is the same and the cost does not grow with the weights.
+//! The specification walks the list once per value of `cw`. Here a tree of the weights of open servers finds the next
+//! one of enough weight in logarithmic time, and passes in which no server could be chosen are skipped by arithmetic,
+//! so that the order is the same and the cost grows neither with the weights nor with the servers that are overloaded.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::hash::gcd;
+use super::weight_tree::WeightTree;
 use super::{Build, Flags, Scheduler, Selection, advance, edited};
 use crate::table::Dest;
 
@@ -16,7 +17,7 @@ struct WeightedRoundRobin {
     /// [`Position`], packed.
     position: Arc<AtomicU64>,
     pace: Pace,
-    weights: MaxTree,
+    weights: Arc<WeightTree>,
 }
 
 /// What the weights of the list as it was after some edit say about `cw`.
@@ -74,11 +75,10 @@ pub(super) fn build(build: &Build<'_>, _: Flags) -> Box<dyn Scheduler> {
         (position, kept.edits)
     });
     let pace = Pace::new(build.dests, edit);
-    let weights = MaxTree::new(build.dests.iter().map(|dest| dest.weight));
     Box::new(WeightedRoundRobin {
         position,
         pace,
-        weights,
+        weights: WeightTree::watching(build.dests),
     })
 }
 
@@ -174,13 +174,18 @@ impl WeightedRoundRobin {
         if at.next == 0 && at.cw <= di {
             return None;
         }
-        let cw = if at.cw > di { at.cw - di } else { mw };
-        // Whole passes from here on: go straight to the first that has a server to choose.
-        let open = dests.iter().filter(|dest| dest.eligible());
-        let most = open.map(|dest| dest.weight).max()?;
-        let skipped = cw.saturating_sub(most).div_ceil(di).saturating_mul(di);
-        let cw = cw.saturating_sub(skipped).max(1);
-        self.open_from(0, cw, dests).map(|index| (index, cw))
+        let mut cw = if at.cw > di { at.cw - di } else { mw };
+        // Whole passes from here on: go straight to the first that may have a server to choose. Where those that seemed
+        // open turn out to be overloaded, which closes them, to the next.
+        loop {
+            let most = Some(self.weights.most()).filter(|&most| most > 0)?;
+            let skipped = cw.saturating_sub(most).div_ceil(di).saturating_mul(di);
+            cw = cw.saturating_sub(skipped).max(1);
+            if let Some(index) = self.open_from(0, cw, dests) {
+                return Some((index, cw));
+            }
+            cw = cw.checked_sub(di).filter(|&cw| cw > 0)?;
+        }
     }
 
     /// The first server at or after `from` that has weight `cw` and is not overloaded.
@@ -190,58 +195,9 @@ impl WeightedRoundRobin {
             if dests[index].eligible() {
                 return Some(index);
             }
+            self.weights.close(index, || dests[index].eligible());
             from = index + 1;
         }
-    }
-}
-
-/// A complete binary tree whose inner nodes hold the greatest weight below them.
-#[derive(Debug)]
-struct MaxTree {
-    /// The root is at 1, the children of `n` at `2n` and `2n + 1`.
-    nodes: Box<[u32]>,
-    /// Where the leaves begin.
-    leaves: usize,
-    len: usize,
-}
-
-impl MaxTree {
-    fn new(weights: impl ExactSizeIterator<Item = u32>) -> Self {
-        let len = weights.len();
-        let leaves = len.next_power_of_two();
-        let mut nodes = vec![0; 2 * leaves];
-        for (node, weight) in nodes[leaves..].iter_mut().zip(weights) {
-            *node = weight;
-        }
-        for n in (1..leaves).rev() {
-            nodes[n] = nodes[2 * n].max(nodes[2 * n + 1]);
-        }
-        Self {
-            nodes: nodes.into(),
-            leaves,
-            len,
-        }
-    }
-
-    /// The first index at or after `from` whose weight is at least `least`, which is above 0.
-    fn next(&self, from: usize, least: u32) -> Option<usize> {
-        if from >= self.len {
-            return None;
-        }
-        let mut node = self.leaves + from;
-        while self.nodes[node] < least {
-            // The highest node that begins right after this one; the root when there is nothing after.
-            node += 1;
-            node >>= node.trailing_zeros();
-            if node == 1 {
-                return None;
-            }
-        }
-        while node < self.leaves {
-            node *= 2;
-            node += usize::from(self.nodes[node] < least);
-        }
-        Some(node - self.leaves)
     }
 }
 
@@ -251,18 +207,6 @@ mod tests {
 
     use super::super::testkit::{Service, carry, list, overload, reweighted, server};
     use super::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
-        #[test]
-        fn the_tree_finds_what_a_scan_finds(
-            weights in prop::collection::vec(0..6u32, 1..40), from in 0..45usize, least in 1..7u32
-        ) {
-            let tree = MaxTree::new(weights.iter().copied());
-            let scan = (from..weights.len()).find(|&i| weights[i] >= least);
-            prop_assert_eq!(tree.next(from, least), scan);
-        }
-    }
 
     #[test]
     fn a_position_survives_packing() {

@@ -4,9 +4,10 @@
 //! no reservation takes a server beyond its upper threshold.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
+use super::openings::{Openings, Watchers};
 use crate::net::tunnel::Tunnel;
 
 /// Slot of a virtual service. Stable over reloads; reused only when nothing refers to it any more.
@@ -154,7 +155,7 @@ impl Counts {
 /// Touched when a connection is made, changes class or ends, not per packet. Exact: what a walk of the connection
 /// tables would give. Total, active count and overload flag share one word and change together, so that no worker
 /// can see or make a count that disagrees with the flag. Orderings are relaxed: the word carries all its meaning
-/// itself and publishes nothing else.
+/// itself and publishes nothing else; whoever is told that a flag was cleared is told with release.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct DestShared {
@@ -162,6 +163,8 @@ pub struct DestShared {
     word: AtomicU64,
     /// Templates.
     persistent: AtomicU32,
+    /// Schedulers that leave the server out while it is overloaded.
+    watchers: Watchers,
 }
 
 impl DestShared {
@@ -252,6 +255,7 @@ impl DestShared {
             .persistent
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         debug_assert!(before.is_ok(), "a template ended that was never counted");
+        self.watchers.tell(true);
     }
 
     /// Judges the overload flag anew after the thresholds were edited (specification §1.4, mode 0).
@@ -262,6 +266,12 @@ impl DestShared {
         self.change(|counts| counts.reconsidered(limits));
     }
 
+    /// From now on tells `openings`, by the number `place`, when the overload flag is cleared, and where `sessions` says
+    /// so when a template ends. Not for workers: it allocates.
+    pub fn watch(&self, openings: Weak<dyn Openings>, place: usize, sessions: bool) {
+        self.watchers.add(openings, place, sessions);
+    }
+
     /// Replaces the word by `f` of it in one step; writes nothing when nothing changes.
     #[inline]
     fn change(&self, mut f: impl FnMut(Counts) -> Counts) {
@@ -269,6 +279,7 @@ impl DestShared {
         // Lock-free: an exchange fails only because another worker's succeeded.
         loop {
             let next = f(Counts::unpack(word)).pack();
+            let reopened = word & !next & Counts::OVERLOADED != 0;
             if next == word {
                 return;
             }
@@ -276,6 +287,7 @@ impl DestShared {
                 .word
                 .compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed)
             {
+                Ok(_) if reopened => return self.watchers.tell(false),
                 Ok(_) => return,
                 Err(seen) => word = seen,
             }

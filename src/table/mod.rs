@@ -8,6 +8,7 @@ pub mod counter;
 pub mod dest;
 mod index;
 mod memory;
+mod openings;
 mod prefetch;
 pub mod state;
 pub mod template;
@@ -20,6 +21,7 @@ pub use conn_table::{ConnTable, Expiry, Hit, InsertError, Inserted, Swept};
 pub use counter::{Counter, DestCounters, ServiceCounters, WorkerCounters};
 pub use dest::{AdminState, Counts, Dest, DestId, DestShared, Method, ServiceId, Thresholds};
 pub use memory::TableError;
+pub use openings::Openings;
 pub use prefetch::prefetch;
 pub use state::{SctpState, StateTimeouts, Step, TcpState, TcpTable};
 pub use template::{

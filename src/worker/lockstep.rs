@@ -199,8 +199,11 @@ impl Lockstep {
 
     /// Whether it matters in which tick of a pause something happens.
     fn is_timed(&self) -> bool {
-        let drop_entry = self.plane.snapshot.load().services.sysctls.drop_entry;
-        if drop_entry != Mode::Off && self.counters().any(|c| c.connections.get() > 0) {
+        let snapshot = self.plane.snapshot.load();
+        let sysctls = &snapshot.services.sysctls;
+        let judged = sysctls.drop_entry != Mode::Off
+            || [sysctls.drop_packet, sysctls.secure_tcp].contains(&Mode::Automatic);
+        if judged && self.counters().any(|c| c.connections.get() > 0) {
             return true;
         }
         self.plane.templates.next_deadline().is_some()

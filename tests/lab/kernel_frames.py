@@ -13,6 +13,10 @@ NETS = {  # by family: gateway, director towards clients, towards servers, virtu
         "vip": "2001:db8:1::100"},
 }
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+GUE_PORT = 6080
+# The first chunk of an SCTP packet.
+DATA, INIT, INIT_ACK, SACK, HEARTBEAT, HEARTBEAT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK = range(9)
+ERROR, COOKIE_ECHO, COOKIE_ACK, SHUTDOWN_COMPLETE = 9, 10, 11, 14
 
 
 def server(family, n):
@@ -75,6 +79,34 @@ def udp(src, sport, dst, dport, payload, check=True):
     return summed(src, dst, 17, l4, 6) if check else l4
 
 
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def chunk(kind, value=b"", flags=0):
+    return struct.pack(">BBH", kind, flags, 4 + len(value)) + value + bytes(-len(value) % 4)
+
+
+def sctp(sport, dport, tag, *chunks):
+    """An SCTP packet; its checksum covers no addresses (RFC 9260 §6.8)."""
+    l4 = struct.pack(">HHII", sport, dport, tag, 0) + b"".join(chunks)
+    return l4[:8] + struct.pack("<I", crc32c(l4)) + l4[12:]
+
+
+def esp(spi, seq=1, payload=b"a secret of 20 bytes"):
+    return struct.pack(">II", spi, seq) + payload
+
+
+def ah(spi, protocol, payload, seq=1):
+    """An authentication header with 12 bytes of signature, and what it protects."""
+    return struct.pack(">BBHII", protocol, 4, 0, spi, seq) + b"signed by me" + payload
+
+
 def icmp(src, dst, kind, code, rest, payload):
     """An ICMP or, between IPv6 addresses, ICMPv6 message."""
     body = struct.pack(">BBHI", kind, code, 0, rest) + payload
@@ -98,7 +130,7 @@ class Packet:
         self.sport = self.dport = 0
         self.l4 = b""
         self.protocol = -1
-        self.fragment = self.later = False
+        self.fragment = self.later = self.gue = False
         if self.kind == 0x0800:
             self.src, self.dst = str(ipaddress.ip_address(p[12:16])), str(ipaddress.ip_address(p[16:20]))
             self.protocol, size = p[9], (p[0] & 15) * 4
@@ -111,10 +143,22 @@ class Packet:
             self.fragment = self.protocol == 44
         if self.later:
             return
-        if self.protocol in (4, 41):
-            self.inner = Packet(frame[:12] + (b"\x08\x00" if self.protocol == 4 else b"\x86\xdd") + self.l4)
-        elif self.protocol in (6, 17) and len(self.l4) >= 8:
+        if self.protocol in (6, 17, 132) and len(self.l4) >= 8:
             self.sport, self.dport = struct.unpack(">HH", self.l4[:4])
+            self.gue = self.protocol == 17 and self.dport == GUE_PORT
+        carried = self.carried()
+        if carried:
+            self.inner = Packet(frame[:12] + (b"\x08\x00" if carried[0] >> 4 == 4 else b"\x86\xdd") + carried)
+
+    def carried(self):
+        """The packet within that of a tunnel; None if it is of none."""
+        if self.protocol in (4, 41):
+            return self.l4
+        if self.gue and len(self.l4) > 12:
+            return self.l4[12 + (self.l4[8] & 31) * 4:]
+        if self.protocol == 47 and len(self.l4) > 4:
+            return self.l4[8 if self.l4[0] & 0x80 else 4:]
+        return None
 
     @property
     def is_ip(self):
@@ -133,11 +177,18 @@ class Packet:
             self.l4[0] < 128 and self.packet[7] == 64)
 
     def comparable(self):
-        """The frame, without what a kernel chooses at random: the id of a tunnel header and its checksum, and that of
-        fragments that it made anew."""
-        if self.kind == 0x0800 and self.protocol in (4, 41):
+        """The frame, without what a kernel chooses at random: the id of a tunnel header and its checksum, the port that a
+        GUE packet comes from, and the id of fragments that it made anew."""
+        if self.inner:
             p = bytearray(self.frame)
-            p[18:20] = p[24:26] = b"\0\0"
+            if self.kind == 0x0800:
+                p[18:20] = p[24:26] = b"\0\0"
+            if self.gue and 32768 <= self.sport <= 60999:
+                at = len(p) - len(self.l4)
+                # No checksum is none, and a right one is right, whatever the port is.
+                right = summed(self.src, self.dst, 17, self.l4[:6] + b"\0\0" + self.l4[8:], 6) == self.l4
+                p[at:at + 2] = b"\0\0"
+                p[at + 6:at + 8] = b"ok" if right else p[at + 6:at + 8]
             return bytes(p)
         if self.kind == 0x86dd and self.fragment:
             return self.frame[:58] + b"\0\0\0\0" + self.frame[62:]
@@ -175,6 +226,8 @@ class Packet:
         return self.kind != 0x0800 or checksum(self.packet[:(self.packet[0] & 15) * 4]) == 0
 
     def text(self):
+        if self.protocol == 132 and len(self.l4) >= 13:
+            return f"sctp {self.src}.{self.sport} > {self.dst}.{self.dport} chunk {self.l4[12]}"
         if self.kind not in (0x0800, 0x86dd):
             return f"ethertype {self.kind:#06x}"
         if self.inner:
@@ -214,14 +267,33 @@ def back(packet):
     return LAN, ":".join(f"{b:02x}" for b in packet.frame[:6])
 
 
+def association(l4):
+    """What an SCTP server says to a packet, nothing to some."""
+    sport, dport, tag = struct.unpack(">HHI", l4[:8])
+    begin = struct.pack(">IIHHI", 77, 65536, 1, 1, 1)
+    reply = {INIT: chunk(INIT_ACK, begin + chunk(7, b"a cookie")), COOKIE_ECHO: chunk(COOKIE_ACK),
+             DATA: chunk(SACK, struct.pack(">IIHH", 1, 65536, 0, 0)), HEARTBEAT: chunk(HEARTBEAT_ACK, l4[16:24]),
+             SHUTDOWN: chunk(SHUTDOWN_ACK), SHUTDOWN_ACK: chunk(SHUTDOWN_COMPLETE)}.get(l4[12])
+    return reply and sctp(dport, sport, 55 if tag else 5, reply)
+
+
 def answers(frame, kind):
-    """What the server says to a frame that reached it: a list of frames."""
+    """What the server says to a frame that reached it, or a router (`router-icmp-big`): a list of frames."""
     p = Packet(frame)
+    if kind.startswith("router-"):
+        to, frm = back(p)
+        return [ether(to, frm, error(p.packet, p.dst, p.src, kind.removeprefix("router-"), 300))]
     # A server that got the packet as it was sent to the virtual address answers past the director, unless told so.
     past = kind != "through" and p.dst in (NETS[4]["vip"], NETS[6]["vip"])
     if p.inner or p.fragment or past:
         return []
     to, frm = back(p)
+    if p.protocol == 132 and not kind.startswith("icmp"):
+        said = association(p.l4)
+        return [ether(to, frm, ip(p.dst, p.src, 132, said, ident=0x4321))] if said else []
+    if p.protocol in (50, 51) and not kind.startswith("icmp"):
+        said = esp(0x5150, payload=b"an answer") if p.protocol == 50 else ah(0x5151, 50, esp(0x5152))
+        return [ether(to, frm, ip(p.dst, p.src, p.protocol, said, ident=0x4321))]
     if kind.startswith("icmp"):
         return [ether(to, frm, error(p.packet, p.dst, p.src, kind))]
     if p.protocol == 17:
@@ -246,11 +318,11 @@ def answers(frame, kind):
     return [ether(to, frm, ip(p.dst, p.src, 6, l4, ident=0x4321))]
 
 
-def error(quoted, src, dst, kind):
-    """An ICMP error about the packet `quoted`; `kind`: icmp-port, icmp-big, icmp-time."""
+def error(quoted, src, dst, kind, size=None):
+    """An ICMP error about the packet `quoted`, of which `size` bytes; `kind`: icmp-port, icmp-big, icmp-time."""
     if len(packed(src)) == 4:
         number, code, rest = {"icmp-port": (3, 3, 0), "icmp-big": (3, 4, 1400), "icmp-time": (11, 0, 0)}[kind]
-        size = (quoted[0] & 15) * 4 + 28
+        size = size or (quoted[0] & 15) * 4 + 28
         return ip(src, dst, 1, icmp(src, dst, number, code, rest, quoted[:size]), ident=0x7777, df=False)
     number, code, rest = {"icmp-port": (1, 4, 0), "icmp-big": (2, 0, 1400), "icmp-time": (3, 0, 0)}[kind]
     return ip(src, dst, 58, icmp(src, dst, number, code, rest, quoted[:400]))

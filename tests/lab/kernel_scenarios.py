@@ -31,13 +31,14 @@ class Scenario:
 
     def service(self, protocol="tcp", port=80, sched="rr", servers=3, weights=None, thresholds=None, flags=(),
                 polder_flags=None, persist=None, mask=None, sip=False, ops=False, mark=None, server_port=None,
-                outer=None, made="whole", modes=None):
-        """A service. `made`: `whole`, or `one by one`, which matters to wrr."""
+                outer=None, made="whole", modes=None, tunnel=None):
+        """A service. `made`: `whole`, or `one by one`, which matters to wrr. `tunnel`: type, port and checksum of those
+        that are not IPIP."""
         ns = list(SERVERS)[:servers]
         self.services.append({
             "protocol": protocol, "port": port, "sched": sched, "flags": list(flags), "persist": persist,
             "polder_flags": list(flags if polder_flags is None else polder_flags), "mask": mask, "sip": sip,
-            "ops": ops, "mark": mark, "made": made, "outer": outer,
+            "ops": ops, "mark": mark, "made": made, "outer": outer, "tunnel": tunnel,
             "servers": [{"n": n, "w": (weights or [1] * servers)[i], "ul": (thresholds or [(0, 0)] * servers)[i],
                          "port": server_port, "mode": (modes or [self.mode] * servers)[i]}
                         for i, n in enumerate(ns)]})
@@ -54,7 +55,7 @@ class Scenario:
         lines = []
         for s in self.services:
             host = f"[{self.vip}]" if self.family == 6 else self.vip
-            who = f"-{s['protocol'][0]} {host}:{s['port']}"
+            who = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}[s["protocol"]] + f" {host}:{s['port']}"
             if s["mark"]:
                 who = f"-f {s['mark']}" + (" -6" if self.family == 6 else "")
             how = f"-s {s['sched']}"
@@ -77,7 +78,12 @@ class Scenario:
                 port = s["port"] if d["port"] is None else d["port"]
                 upper, lower = d["ul"]
                 end = f"{a}:{0 if s['mark'] and d['port'] is None else port}"
-                lines.append(f"ipvsadm -a {who} -r {end} {MODES[d['mode']][0]} -w {d['w']} -x {upper} -y {lower}")
+                method = MODES[d["mode"]][0]
+                if s["tunnel"]:
+                    kind, udp_port, check = s["tunnel"]
+                    method += f" --tun-type {kind}" + (f" --tun-port {udp_port}" if udp_port else "")
+                    method += f" --tun-{'nocsum' if check == 'none' else check}"
+                lines.append(f"ipvsadm -a {who} -r {end} {method} -w {d['w']} -x {upper} -y {lower}")
             if first != how:
                 lines.append(f"ipvsadm -E {who} {how}")
         if self.timeouts:
@@ -142,6 +148,9 @@ class Scenario:
                 one = {"address": self.address(s, d["n"]), "weight": d["w"], "forwarding": MODES[d["mode"]][1]}
                 if d["port"] is not None:
                     one["port"] = d["port"]
+                if s["tunnel"]:
+                    kind, udp_port, check = s["tunnel"]
+                    one["tunnel"] = {"type": kind, "checksum": check} | ({"port": udp_port} if udp_port else {})
                 if any(d["ul"]):
                     one |= {"upper_threshold": d["ul"][0], "lower_threshold": d["ul"][1]}
                 out["servers"].append(one)
@@ -204,6 +213,20 @@ class Scenario:
         text = (first + b" sip:a@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 198.18.0.10\r\n" + header + call + end
                 + b"CSeq: 1 OPTIONS\r\n\r\n")
         return self.udp(client, sport, text, 5060, differ=differ)
+
+    def sctp(self, client, sport, *chunks, tag=55, port=3868, then=None, differ=None, **ip):
+        """A packet of an association; chunks that are numbers get what they need."""
+        begin = (5).to_bytes(4, "big") + bytes((0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1))
+        usual = {f.INIT: begin, f.COOKIE_ECHO: b"a cookie", f.HEARTBEAT: bytes((0, 1, 0, 8, 1, 2, 3, 4)),
+                 f.DATA: bytes((0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0)) + b"a word", f.SHUTDOWN: bytes(4),
+                 f.SACK: bytes(12)}
+        made = [f.chunk(c, usual.get(c, b"")) if isinstance(c, int) else c for c in chunks]
+        l4 = f.sctp(sport, port, 0 if chunks[0] == f.INIT else tag, *made)
+        packet = f.ip(self.client(client), self.vip, 132, l4, **ip)
+        return self.send(packet, self.reply() if then is None else then, differ)
+
+    def associate(self, client, sport, port=3868):
+        return self.sctp(client, sport, f.INIT, port=port).sctp(client, sport, f.COOKIE_ECHO, f.DATA, port=port)
 
     def connect(self, client, sport, port=80):
         self.tcp(client, sport, f.SYN, 100, port=port)
@@ -296,6 +319,15 @@ def table():
         yield from persistence(family, mode, tail)
         yield from sip(family, mode, tail)
         yield from edges(family, mode, tail)
+        yield from sctp(family, mode, tail)
+        yield from ipsec(family, mode, tail)
+        if mode == "tun":
+            yield from tunnels(family, None, tail)
+    yield from tunnel_errors("ipip", None)
+    yield from tunnel_errors("gue", ("gue", f.GUE_PORT, "none"))
+    yield from tunnel_errors("gre", ("gre", None, "csum"))
+    for inner, outer in ((4, 6), (6, 4)):
+        yield from tunnels(inner, outer, f"tun/ipv{inner}-in-ipv{outer}")
     for inner, outer in ((4, 6), (6, 4)):
         s = Scenario(f"rr/tun/ipv{inner}-in-ipv{outer}", inner, "tun")
         s.service(sched="rr", outer=outer).service("udp", 53, outer=outer)
@@ -318,6 +350,131 @@ def many_addresses(name, family, mode, sched):
         if i % 3:
             s.tcp(i, 4000 + i, f.ACK, 2, dst=dst)
     return s
+
+
+def tunnels(family, outer, tail):
+    """GUE and GRE, with checksums and without: what leaves, and what comes back of routers on the way."""
+    kinds = {"gue": ("gue", f.GUE_PORT, "none"), "gue-csum": ("gue", f.GUE_PORT, "csum"),
+             "gue-remcsum": ("gue", f.GUE_PORT, "remcsum"), "gre": ("gre", None, "none"),
+             "gre-csum": ("gre", None, "csum")}
+    for name, tunnel in kinds.items():
+        s = Scenario(f"{name}/{tail}", family, "tun")
+        s.service(sched="rr", outer=outer, tunnel=tunnel)
+        s.service("udp", 53, "wrr", weights=(1, 2, 3), outer=outer, tunnel=tunnel)
+        s.mix(8)
+        for i in range(6):
+            s.udp(i, 3000 + i, b"z" * (0, 1, 7, 100, 1001, 1400)[i], tos=(0, 0xb8, 1, 2, 3, 0x2b)[i])
+        s.udp(1, 3010, ttl=2).udp(1, 3011, ttl=255).udp(1, 3012, ttl=1)
+        if family == 4:
+            s.udp(1, 3013, check=False).udp(1, 3014, df=False).udp(1, 3015, b"z" * 1400, df=False)
+        yield s
+        s = Scenario(f"{name}-too-big/{tail}", family, "tun").service("udp", 53, servers=1, outer=outer, tunnel=tunnel)
+        s.mtu = 1400
+        # Around what just fits.
+        for n in range(1400 - 28 - 60, 1400 - 28 - 20, 4):
+            s.udp(0, 2000, b"z" * n)
+        yield s
+
+
+def tunnel_errors(name, tunnel):
+    """What a router on the way to an IPv4 server says about the tunnel's packets."""
+    s = Scenario(f"{name}-errors/tun/ipv4", 4, "tun").service("udp", 53, servers=1, tunnel=tunnel)
+    for kind in ("icmp-port", "icmp-time"):
+        s.udp(0, 2000, b"hello", then=["router-" + kind])
+    yield s
+    s = Scenario(f"{name}-path-mtu/tun/ipv4", 4, "tun").service("udp", 53, servers=1, tunnel=tunnel)
+    s.udp(0, 2000, b"hello", then=["router-icmp-big"]).udp(0, 2000, b"hello again", then=["router-icmp-big"])
+    s.whole = ("path mtu", "of a tunnel's packet that is too big for a router, Polder tells the client the router's MTU "
+               "less the tunnel's header; the kernel its own idea of the path, which may be older (§8.6)")
+    yield s
+
+
+def sctp(family, mode, tail):
+    """SCTP: associations that begin, talk and end; odd ones."""
+    for sched in ("rr", "wlc"):
+        s = Scenario(f"sctp-{sched}/{tail}", family, mode)
+        s.service("sctp", 3868, sched, servers=4, weights=(1, 2, 3, 4))
+        rng = random.Random(5)
+        for i in range(24):
+            s.sctp(i % 9, 4000 + i, f.INIT)
+            if rng.random() < 0.9:
+                s.sctp(i % 9, 4000 + i, f.COOKIE_ECHO)
+            end = rng.randrange(5)
+            if end == 0:
+                s.sctp(i % 9, 4000 + i, f.SHUTDOWN).sctp(i % 9, 4000 + i, f.SHUTDOWN_COMPLETE)
+            elif end == 1:
+                s.sctp(i % 9, 4000 + i, f.ABORT)
+            elif end == 2:
+                s.sctp(i % 9, 4000 + i, f.DATA).sctp(i % 9, 4000 + i, f.SACK).sctp(i % 9, 4000 + i, f.HEARTBEAT)
+        yield s
+    s = Scenario(f"sctp-persistent/{tail}", family, mode).service("sctp", 3868, "rr", persist=60)
+    for i in range(9):
+        s.associate(i % 4, 4000 + i)
+    yield s
+    s = Scenario(f"sctp-packets/{tail}", family, mode).service("sctp", 3868, servers=1)
+    if mode == "nat":
+        s.services[0]["servers"][0]["port"] = 3869
+    s.associate(0, 4000)
+    for n in (0, 1, 3, 4, 60, 1300):
+        s.sctp(0, 4000, f.chunk(f.DATA, bytes(12) + b"x" * n), tos=n & 3)
+    s.sctp(0, 4000, f.SACK, f.DATA, f.DATA).sctp(0, 4000, f.HEARTBEAT, ttl=2).sctp(0, 4000, f.DATA, ttl=1)
+    yield s
+    s = Scenario(f"sctp-stray/{tail}", family, mode).service("sctp", 3868, servers=2)
+    for i, kind in enumerate((f.DATA, f.SACK, f.HEARTBEAT, f.ABORT, f.SHUTDOWN, f.SHUTDOWN_ACK, f.ERROR, f.COOKIE_ECHO,
+                              f.COOKIE_ACK, f.INIT_ACK, f.SHUTDOWN_COMPLETE)):
+        s.sctp(0, 4000 + i, kind, then=())
+    s.sctp(0, 4050, f.INIT).sctp(1, 4050, f.INIT, port=3870)
+    yield s
+    s = Scenario(f"sctp-reuse/{tail}", family, mode).service("sctp", 3868, "rr")
+    for i in range(4):
+        s.associate(0, 4000 + i)
+    s.sctp(0, 4000, f.SHUTDOWN).sctp(0, 4000, f.SHUTDOWN_COMPLETE).sctp(0, 4001, f.ABORT).sctp(0, 4002, f.SHUTDOWN)
+    for i in range(4):
+        s.sctp(0, 4000 + i, f.INIT).wait(0.05).sctp(0, 4000 + i, f.COOKIE_ECHO)
+    yield s
+    s = Scenario(f"sctp-no-server/{tail}", family, mode).service("sctp", 3868, servers=1, weights=(0,))
+    yield s.sctp(0, 4000, f.INIT)
+    if mode == "nat":
+        s = Scenario(f"sctp-errors/{tail}", family, mode).service("sctp", 3868, servers=2, server_port=3869)
+        for i, kind in enumerate(("icmp-port", "icmp-big", "icmp-time")):
+            s.associate(0, 4000 + i).sctp(0, 4000 + i, f.DATA, then=[kind])
+            s.sctp(0, 4000 + i, f.DATA, then=["reply", "client-" + kind])
+        yield s
+        s = Scenario(f"sctp-wrong-crc/{tail}", family, mode).service("sctp", 3868, servers=1, server_port=3869)
+        good = f.sctp(4000, 3868, 0, f.chunk(f.INIT, bytes(16)))
+        bad = good[:8] + bytes((good[8] ^ 0x55,)) + good[9:]
+        s.send(f.ip(s.client(0), s.vip, 132, bad))
+        s.whole = ("crc", "a wrong CRC stays wrong; the kernel makes one anew (§8.2)")
+        yield s
+
+
+def ipsec(family, mode, tail):
+    """AH and ESP, which go where the key exchange between the same two addresses went."""
+    def one(s, client, kind):
+        l4 = f.esp(0x1000 + client) if kind == 50 else f.ah(0x2000 + client, 50, f.esp(0x3000 + client))
+        return s.send(f.ip(s.client(client), s.vip, kind, l4), s.reply())
+
+    s = Scenario(f"esp/{tail}", family, mode).service("udp", 500, "rr")
+    for i in range(4):
+        s.udp(i, 500, b"a key exchange", port=500)
+        one(s, i, 50)
+    one(s, 2, 50)
+    one(s, 9, 50)
+    s.udp(9, 501, b"not from its port", port=500)
+    one(s, 9, 50)
+    s.udp(9, 500, b"a key exchange", port=500)
+    yield one(s, 9, 50)
+    s = Scenario(f"ah/{tail}", family, mode).service("udp", 500, "rr")
+    for i in range(4):
+        s.udp(i, 500, b"a key exchange", port=500)
+        one(s, i, 51)
+    yield one(s, 9, 51)
+    s = Scenario(f"esp-timeout/{tail}", family, mode).service("udp", 500, "rr")
+    s.timeouts = {"udp": 4}
+    s.udp(0, 500, b"a key exchange", port=500).wait(2.5)
+    one(s, 0, 50).wait(2.5)
+    one(s, 0, 50).wait(6)
+    yield one(s, 0, 50)
 
 
 def wrr_one_by_one():

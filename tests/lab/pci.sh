@@ -192,7 +192,7 @@ try() { # try MODEL
   check "a device that is not bound is refused with the command that binds it" refused dpdk-devbind.py
   check "two NICs are bound to vfio-pci" in_guest "modprobe vfio-pci
     for d in 01 02; do dpdk-devbind.py -u 0000:\$d:00.0; dpdk-devbind.py -b vfio-pci 0000:\$d:00.0 || exit 1; done"
-  configure 4096M 1500
+  configure 1024M 1500
   check "too few hugepages are refused with the command that makes them" refused nr_hugepages
   configure 192M 1500
   before=$(free_pages) || before=0 # and so the checks against it fail

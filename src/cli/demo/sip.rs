@@ -377,7 +377,7 @@ impl Tally {
     /// A row for each server and life.
     fn table(&self) -> String {
         let mut text = format!(
-            "\n{:<26}{:>8}{:>21}{:>14}{:>26}\n",
+            "\n{:<26}{:>8}{:>21}{:>14}{:>28}\n",
             "server", "calls", "in-dialog requests", "misdirected", "of the killed one's calls"
         );
         for (agent, share) in self.agents.iter().enumerate() {
@@ -387,7 +387,7 @@ impl Tally {
                 _ => "",
             };
             text.push_str(&format!(
-                "{:<26}{:>8}{:>21}{:>14}{:>26}\n",
+                "{:<26}{:>8}{:>21}{:>14}{:>28}\n",
                 format!("{}{life}", SERVERS[server_of(agent)]),
                 share.calls,
                 share.in_dialog,
@@ -462,6 +462,10 @@ mod tests {
         let tally = Tally::of(&heard);
         assert_eq!(tally.misdirected(), 3);
         assert_eq!(tally.orphans, 1);
+        assert!(
+            tally.table().contains("  of the killed one's calls\n"),
+            "columns stay apart"
+        );
         let share = |calls, in_dialog, misdirected, inherited| Share {
             calls,
             in_dialog,

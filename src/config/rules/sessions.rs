@@ -22,8 +22,13 @@ use crate::persist::{FieldError, QuicLb};
 /// Rules of marks that all others are compared with: the first so many, so that a long file is not judged for minutes.
 const COMPARED_MAX: usize = 1024;
 
+/// The source port of FTP data connections.
+const FTP_DATA: u16 = 20;
+
 /// Schedulers that choose by the number of connections that servers have.
 const COUNTING: [&str; 7] = ["lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"];
+/// Those of them that look at active connections only.
+const COUNTING_ACTIVE: [&str; 3] = ["sed", "nq", "ovf"];
 
 impl IpFamily {
     /// That of an address.
@@ -52,6 +57,11 @@ impl MarkRule {
 
     /// Whether every packet that `other` describes is one that this rule describes too.
     fn covers(&self, other: &Self) -> bool {
+        self.covers_by(other) == [true; 4]
+    }
+
+    /// The same of addresses with the input, of the protocol, of source ports and of ports.
+    fn covers_by(&self, other: &Self) -> [bool; 4] {
         let addresses = |wide: Option<Cidr>, narrow: Option<Cidr>| match (wide, narrow) {
             (None, _) => true,
             (Some(wide), Some(narrow)) => {
@@ -66,13 +76,53 @@ impl MarkRule {
             (Some(wide), Some(narrow)) => wide.0 <= narrow.0 && narrow.1 <= wide.1,
             (Some(_), None) => false,
         };
-        addresses(self.from, other.from)
-            && addresses(self.to, other.to)
-            && ports(self.source_port, other.source_port)
-            && ports(self.port, other.port)
-            && (self.protocol.is_none() || self.protocol == other.protocol)
-            && (self.input.is_none() || self.input == other.input)
+        [
+            addresses(self.from, other.from)
+                && addresses(self.to, other.to)
+                && (self.input.is_none() || self.input == other.input),
+            self.protocol.is_none() || self.protocol == other.protocol,
+            ports(self.source_port, other.source_port),
+            ports(self.port, other.port),
+        ]
     }
+}
+
+/// The lines of the rules that together fit every packet that `rule` does, where each of them does so but for its
+/// protocol, or but for its ports; none where some packet is left.
+fn together(earlier: &[(&MarkRule, usize)], rule: &MarkRule) -> Vec<usize> {
+    let all_but = |what: usize| {
+        earlier.iter().filter(move |(first, _)| {
+            let covers = first.covers_by(rule);
+            (0..4).all(|i| i == what || covers[i])
+        })
+    };
+    let has = |protocol| all_but(1).any(|(first, _)| first.protocol == Some(protocol));
+    let protocols = || [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(has) == [true; 3];
+    let divided = [
+        rule.protocol.is_none() && protocols(),
+        leaves_none(rule.source_port, all_but(2).map(|(r, _)| r.source_port)),
+        leaves_none(rule.port, all_but(3).map(|(r, _)| r.port)),
+    ];
+    let what = divided.iter().position(|divided| *divided);
+    what.map_or(Vec::new(), |i| {
+        all_but(i + 1).map(|(_, line)| *line).collect()
+    })
+}
+
+/// Whether each port of `range` is in one of `others`. Without a range there is also port 0, which no range has.
+fn leaves_none(range: Option<PortRange>, others: impl Iterator<Item = Option<PortRange>>) -> bool {
+    let Some(PortRange(first, last)) = range else {
+        return false;
+    };
+    let mut others: Vec<_> = others.flatten().map(|r| (r.0, r.1)).collect();
+    others.sort_unstable();
+    let mut next = u32::from(first);
+    for (from, to) in others {
+        if u32::from(from) <= next {
+            next = next.max(u32::from(to) + 1);
+        }
+    }
+    next > u32::from(last)
 }
 
 /// The last address of a prefix.
@@ -144,8 +194,21 @@ impl Rules<'_, '_, '_> {
                      never used; move it up before that one, or remove it"
                 );
                 self.error(node, "mark", &message);
+            } else if sound && let lines @ [_, ..] = &*together(&earlier, rule) {
+                let lines: Vec<_> = lines.iter().take(8).map(ToString::to_string).collect();
+                let message = format!(
+                    "earlier rules (lines {}) together fit every packet that this one does, so this one is never \
+                     used; move it up before them, or remove it",
+                    lines.join(", ")
+                );
+                self.error(node, "mark", &message);
             } else if sound && earlier.len() < COMPARED_MAX {
                 earlier.push((rule, line));
+            }
+            if rule.source_port == Some(PortRange(FTP_DATA, FTP_DATA)) {
+                // Specification §2.5.
+                let message = "no packet would fit: what comes from port 20, which is FTP's, is never balanced, as in LVS";
+                self.error(node, "source_port", message);
             }
             self.prefix(node, "from", from);
             self.prefix(node, "to", to);
@@ -239,22 +302,52 @@ impl Rules<'_, '_, '_> {
     }
 
     fn one_packet(&mut self, service: &Located<Service>) {
+        let scheduler = service.scheduler.as_str();
         if !service.one_packet {
+            // Specification §7.5: those of UDP are never active.
+            if service.protocol == Some(Protocol::Udp) && COUNTING_ACTIVE.contains(&scheduler) {
+                let message = format!(
+                    "`{scheduler}` counts active connections, and UDP has inactive ones only, as in LVS, so one server \
+                     gets nearly everything; use `wlc` or `lc`"
+                );
+                self.warning(service.node, "scheduler", &message);
+            }
             return;
         }
         let remembers = service.persistence.is_some() || service.payload_key.is_some();
+        for server in service
+            .servers
+            .iter()
+            .filter(|s| remembers && s.lower_threshold != 0)
+        {
+            let message = "a server of a `one_packet` service takes new sessions as soon as it has fewer than the upper \
+                           threshold, so the lower one does nothing; remove it";
+            self.warning(server.node, "lower_threshold", message);
+        }
+        if !remembers && self.sound(service.node, &["persistence", "payload_key"]) {
+            self.thresholds_without_count(service);
+        }
         if service.on_server_down.is_some() && !remembers {
             let message = "`one_packet` without `persistence` or a `payload_key` remembers no server that could be \
                            down: every datagram goes to one that serves; remove it";
             self.warning(service.node, "on_server_down", message);
         }
-        if COUNTING.contains(&service.scheduler.as_str()) && !remembers {
+        if COUNTING.contains(&scheduler) && !remembers {
             let message = format!(
-                "`{}` counts connections, of which `one_packet` leaves none, so one server gets nearly everything; \
-                 use `scheduler: rr` or `wrr`, or give the service `persistence`",
-                service.scheduler.as_str()
+                "`{scheduler}` counts connections, of which `one_packet` leaves none, so one server gets nearly \
+                 everything; use `scheduler: rr` or `wrr`, or give the service `persistence`"
             );
             self.warning(service.node, "one_packet", &message);
+        }
+    }
+
+    /// Specification §5: a datagram that is scheduled by itself counts for the instant in which that is done.
+    fn thresholds_without_count(&mut self, service: &Located<Service>) {
+        for server in service.servers.iter().filter(|s| s.upper_threshold != 0) {
+            let message = "`one_packet` without `persistence` or a `payload_key` leaves nothing behind that a threshold \
+                           could count: the server is never overloaded; remove it, or give the service `persistence`, \
+                           whose sessions count";
+            self.warning(server.node, "upper_threshold", message);
         }
     }
 

@@ -33,6 +33,11 @@ fn one(what: &str, keys: &str) -> String {
     ))
 }
 
+/// A UDP service with these keys, whose only server has a threshold.
+fn limited(keys: &str) -> String {
+    udp(keys).replace("10.0.0.11", "10.0.0.11, upper_threshold: 5")
+}
+
 /// What the first service of a valid file becomes.
 fn lowered(text: &str) -> crate::forward::ServiceDef {
     match load_str("t.yaml", text) {
@@ -55,6 +60,33 @@ fn one_packet_scheduling_is_for_udp() {
         row(
             "with sessions to count",
             udp("one_packet: true, persistence: {}"),
+            &[],
+        ),
+        row(
+            "with thresholds for nothing",
+            limited("one_packet: true, scheduler: rr"),
+            &[
+                "3:135: warning: services[0].servers[0].upper_threshold: `one_packet` without `persistence` or a",
+            ],
+        ),
+        row(
+            "with thresholds for sessions",
+            limited("one_packet: true, scheduler: rr, persistence: {}"),
+            &[],
+        ),
+        row(
+            "with a lower threshold for sessions",
+            limited("one_packet: true, scheduler: rr, persistence: {}").replace(
+                "upper_threshold: 5",
+                "upper_threshold: 5, lower_threshold: 2",
+            ),
+            &[
+                "3:172: warning: services[0].servers[0].lower_threshold: a server of a `one_packet` service takes new",
+            ],
+        ),
+        row(
+            "with thresholds for connections",
+            limited("one_packet: false, scheduler: rr"),
             &[],
         ),
         row(
@@ -117,6 +149,32 @@ fn one_packet_scheduling_is_for_udp() {
             &["3:54: error: services[0].ops: unknown key; did you mean `one_packet`?"],
         ),
     ]);
+}
+
+#[test]
+fn schedulers_that_count_active_connections_are_a_warning_on_udp() {
+    let table: [(&str, &'static [&'static str]); 3] = [
+        (
+            "scheduler: sed",
+            &["3:65: warning: services[0].scheduler: `sed` counts active connections"],
+        ),
+        (
+            "scheduler: nq",
+            &["3:65: warning: services[0].scheduler: `nq` counts active connections"],
+        ),
+        (
+            "scheduler: ovf",
+            &["3:65: warning: services[0].scheduler: `ovf` counts active connections"],
+        ),
+    ];
+    for (keys, warnings) in table {
+        let sessions = format!("{keys}, one_packet: true, persistence: {{}}");
+        check(vec![
+            row("on UDP", udp(keys), warnings),
+            row("on TCP", tcp(keys), &[]),
+            row("with sessions, which are active", udp(&sessions), &[]),
+        ]);
+    }
 }
 
 #[test]
@@ -888,6 +946,12 @@ fn services_of_every_port_and_of_marks_are_checked() {
         row("narrower ports", marks("  - {mark: 7, port: 80-90}\n  - {mark: 7, port: 91}\n  - {mark: 7, from: 10.0.0.0/8, port: 85-90}\n"), &["7:12: error: marks[2].mark: the rule of line 5 fits every packet that this one does and comes first, so this"]),
         row("all of a family", marks("  - {mark: 7, from: 0.0.0.0/0}\n  - {mark: 7, to: 10.0.0.0/8}\n"), &["6:12: error: marks[1].mark: the rule of line 5 fits every packet that this one does and comes first, so this"]),
         row("wider conditions", marks("  - {mark: 7, to: 198.51.100.1/32, protocol: tcp, port: 80}\n  - {mark: 7, to: 198.51.100.0/24, protocol: tcp}\n  - {mark: 7, to: 198.51.100.0/24}\n  - {mark: 7, from: 0.0.0.0/0}\n  - {mark: 7, port: 1-65535}\n"), &[]),
+        row("ports that earlier rules divide", marks("  - {mark: 7, port: 60-90}\n  - {mark: 7, port: 1-40}\n  - {mark: 7, protocol: tcp, port: 30-60}\n  - {mark: 7, protocol: tcp, port: 20-70}\n"), &["8:12: error: marks[3].mark: earlier rules (lines 5, 6, 7) together fit every packet that this one does, so"]),
+        row("ports of which one is left", marks("  - {mark: 7, port: 61-90}\n  - {mark: 7, port: 1-59}\n  - {mark: 7, port: 20-70}\n"), &[]),
+        row("source ports that earlier rules divide", marks("  - {mark: 7, source_port: 1-1023}\n  - {mark: 7, source_port: 1024-65535}\n  - {mark: 7, source_port: 1000-2000, port: 80}\n  - {mark: 7, to: 192.0.2.0/24}\n"), &["7:12: error: marks[2].mark: earlier rules (lines 5, 6) together fit every packet that this one does, so"]),
+        row("protocols that earlier rules divide", marks("  - {mark: 7, protocol: sctp}\n  - {mark: 7, protocol: tcp}\n  - {mark: 7, protocol: udp, port: 80-90}\n  - {mark: 7, to: 192.0.2.0/24, port: 81}\n"), &["8:12: error: marks[3].mark: earlier rules (lines 5, 6, 7) together fit every packet that this one does, so"]),
+        row("the source port of FTP's data", marks("  - {mark: 7, source_port: 20}\n"), &["5:28: error: marks[0].source_port: no packet would fit: what comes from port 20, which is FTP's, is never"]),
+        row("source ports with that of FTP's data", marks("  - {mark: 7, source_port: 20-21}\n"), &[]),
         row("addresses that no packet has", marks("  - {mark: 7, to: 224.0.1.0/24}\n  - {mark: 7, from: 127.0.0.0/8}\n"), &["5:19: error: marks[0].to: no packet would fit: each address of 224.0.1.0/24 is a multicast address, which no packet", "6:21: error: marks[1].from: no packet would fit: each address of 127.0.0.0/8 is a loopback address, which no packet"]),
         row("bits behind the prefix", marks("  - {mark: 7, from: 10.1.2.3/8}\n"), &["5:21: error: marks[0].from: 10.1.2.3/8 has bits behind its prefix length; did you mean `10.0.0.0/8`?"]),
         row("an address as a prefix", marks("  - {mark: 7, to: 192.0.2.80}\n"), &["5:19: error: marks[0].to: `192.0.2.80` has no prefix length; did you mean `192.0.2.80/24`?"]),

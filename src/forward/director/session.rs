@@ -220,10 +220,25 @@ impl Director {
         selection: &Selection<'_>,
     ) -> Result<Chosen<'a>, Refused> {
         match named(cx, service, lb, p.payload()) {
+            Some(dest) if lost(service, dest) => pick(service, selection),
+            Some(dest)
+                if !dest.serving() && service.def.on_server_down == Some(OnServerDown::Drop) =>
+            {
+                Err(Refused::Drop(DropReason::DestUnavailable))
+            }
             Some(dest) => Ok(uncounted(dest)),
             None => pick(service, selection),
         }
     }
+}
+
+/// Whether the sessions of a server go elsewhere.
+fn lost(service: &Service, dest: &Dest) -> bool {
+    let reschedule = matches!(
+        service.def.on_server_down,
+        None | Some(OnServerDown::Reschedule)
+    );
+    reschedule && !dest.serving()
 }
 
 /// A session's number under the workers' common secret: never 0, and nobody outside can make two sessions have the same.
@@ -240,12 +255,12 @@ fn course_by_server_id<F: Side, B: PacketBuf>(
     dest: &Dest,
 ) -> Course {
     match named(cx, service, lb, p.payload()) {
-        Some(other) if other.id != dest.id => Course::Leave,
+        Some(other) if other.id != dest.id && !lost(service, other) => Course::Leave,
         _ => Course::Follow,
     }
 }
 
-/// The server that a packet's connection ID names, if it is the service's and serves.
+/// The server that a packet's connection ID names, if it is the service's.
 fn named<'a>(
     cx: &Context<'_>,
     service: &'a Service,
@@ -256,7 +271,7 @@ fn named<'a>(
     match lb.server_id(payload, &mut room) {
         QuicId::Server(id) => {
             let index = service.quic_servers.get(id)?;
-            service.dests.get(*index).filter(|dest| dest.serving())
+            service.dests.get(*index)
         }
         QuicId::Unroutable => None,
         QuicId::Invalid => {

@@ -4,9 +4,13 @@
 //! The error becomes one about the packet within, from the virtual address to the client, in the same buffer. Invariant:
 //! nothing is sent unless the quoted packet is one that the director may have sent, and no state changes by an error.
 
+use std::sync::Arc;
+
+use super::defence::spread_server;
 use super::outgoing::way_verdict;
 use super::{Carried, Context, Director, Side, Verdict};
-use crate::forward::snapshot::Snapshot;
+use crate::forward::defs::PortId;
+use crate::forward::snapshot::{Service, Snapshot};
 use crate::net::icmp::{self, IcmpError, Tunnelled};
 use crate::net::packet::proto;
 use crate::net::{Af, DropReason, FlowKey, Ip, PacketBuf, V4, V6, parse};
@@ -79,17 +83,21 @@ impl Director {
                 hit.direction == Direction::FromClient && dest.is_some_and(|d| leads_there(d));
             return known.then_some(()).ok_or(Verdict::Punt);
         }
-        let service = I::index(&cx.snapshot.services).service(flow, cx.ingress);
-        let service = service.and_then(|(id, _)| cx.snapshot.service(id));
-        if let Some(service) = service.filter(|s| s.def.one_packet && flow.proto == proto::UDP) {
+        if flow.proto == proto::UDP
+            && services_of::<I>(cx, flow)
+                .any(|s| s.def.one_packet && s.dests.iter().any(|d| leads_there(d)))
+        {
             // There is no connection, and any of the service's servers may have got the packet.
-            let known = service.dests.iter().any(|d| leads_there(d));
-            return known.then_some(()).ok_or(Verdict::Punt);
+            return Ok(());
         }
-        match self.other_owner::<I>(cx, flow.src, flow.src_port, flow.proto) {
-            Some(other) => Err(Verdict::HandOver(other)),
-            None => Err(Verdict::Punt),
+        if let Some(other) = self.other_owner::<I>(cx, flow.src, flow.src_port, flow.proto) {
+            return Err(Verdict::HandOver(other));
         }
+        let unremembered = services_of::<I>(cx, flow).any(|service| {
+            self.spreads(cx, service, flow.proto)
+                && spread_server::<I>(service, flow).is_some_and(|d| leads_there(d))
+        });
+        unremembered.then_some(()).ok_or(Verdict::Punt)
     }
 
     /// Makes the error one about the packet within, to that packet's sender.
@@ -121,11 +129,23 @@ impl Director {
     }
 }
 
+/// The services that packets of a client's flow may be of. They came in by another port than the error did, and a rule
+/// that gives a mark may ask for that port.
+fn services_of<'a, I: Side>(
+    cx: &Context<'a>,
+    flow: &FlowKey<I>,
+) -> impl Iterator<Item = &'a Arc<Service>> {
+    let index = I::index(&cx.snapshot.services);
+    let ports = 0..u16::try_from(cx.snapshot.fib.ports.len()).unwrap_or(u16::MAX);
+    let found = ports.filter_map(move |port| index.service(flow, PortId(port)));
+    found.filter_map(|(id, _)| cx.snapshot.service(id))
+}
+
 /// Whether an address is one that the director sends tunnels' packets from.
 fn is_own<O: Side>(snapshot: &Snapshot, addr: O::Addr) -> bool {
     let ports = 0..u16::try_from(snapshot.fib.ports.len()).unwrap_or(u16::MAX);
     ports
-        .map(crate::forward::defs::PortId)
+        .map(PortId)
         .any(|port| O::port_addr(snapshot, port) == Some(addr))
 }
 

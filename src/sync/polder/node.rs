@@ -168,8 +168,6 @@ pub struct Node {
     hello_at: Tick,
     /// Somebody was heard who is not trusted yet.
     strangers: bool,
-    /// When somebody told of entries who is not followed yet.
-    unfollowed: Option<Tick>,
     began: Tick,
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
@@ -213,7 +211,6 @@ impl Node {
             nonces: Nonces::new(boot, now),
             hello_at: now,
             strangers: false,
-            unfollowed: None,
             began: now,
             sender,
             receivers: Vec::new(),
@@ -383,7 +380,9 @@ impl Node {
                     return Ok(());
                 }
                 let Some(receiver) = self.receivers.iter_mut().find(|r| r.boot == boot) else {
-                    self.unfollowed = Some(now);
+                    if let Some(known) = self.boots.get(boot) {
+                        known.unfollowed = Some(now);
+                    }
                     self.greet(now, boot, from);
                     return Err(Rejected::Untrusted);
                 };
@@ -547,6 +546,7 @@ impl Node {
         self.make_room(now)?;
         if let Some(known) = self.boots.get(boot) {
             known.begin_anew();
+            known.unfollowed = None;
         }
         let who = Welcomed {
             boot,
@@ -658,8 +658,7 @@ impl Node {
             };
         }
         // Who tells and is not followed yet may have what the others lack.
-        let lately = |at: Tick| now.since(at) <= ALIVE;
-        let may_lack = self.unfollowed.is_some_and(lately)
+        let may_lack = self.boots.is_unfollowed(now, ALIVE)
             && now.since(self.began) < STRANGERS_FOR
             && !self.readiness.is_ready();
         if seen == Seen::Covered && may_lack {

@@ -26,6 +26,8 @@ pub struct Boot {
     pub welcome_at: Tick,
     /// When it greeted first.
     pub greeted: Option<Tick>,
+    /// When it told of entries last while it was not followed.
+    pub unfollowed: Option<Tick>,
     heard: Tick,
     /// Nothing up to this one is let in.
     floor: u64,
@@ -86,6 +88,7 @@ impl Boots {
                     hello_at: now,
                     welcome_at: now,
                     greeted: None,
+                    unfollowed: None,
                     heard: now,
                     // What was sent before is not needed, so none of it is let in.
                     floor: counter.saturating_sub(1),
@@ -128,6 +131,12 @@ impl Boots {
 
     pub fn get(&mut self, boot: u64) -> Option<&mut Boot> {
         self.known.iter_mut().find(|b| b.boot == boot)
+    }
+
+    /// Whether one told of entries not longer than `ticks` ago that was not followed then, nor is since.
+    pub fn is_unfollowed(&self, now: Tick, ticks: u32) -> bool {
+        let mut times = self.known.iter().filter_map(|b| b.unfollowed);
+        times.any(|at| now.since(at) <= ticks)
     }
 
     /// How many are known, and how many remembered.
