@@ -5,7 +5,7 @@
 #![cfg(feature = "dpdk")]
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -94,6 +94,19 @@ fn web(arms: Arms) -> String {
     service("web", "tcp", VIP, 80, &v4, "masq") + &service("web6", "tcp", VIP6, 80, &v6, "masq")
 }
 
+/// iperf3's port on both families, one server each.
+fn bulk(proto: &str, forwarding: &str) -> String {
+    let one = |name: &str, vip, server: &str| {
+        service(name, proto, vip, 5201, &[server.to_owned()], forwarding)
+    };
+    one(proto, VIP, "10.0.0.11") + &one(&format!("{proto}6"), VIP6, "2001:db8:2::11")
+}
+
+/// Where the services of [`web`] are.
+fn urls() -> [String; 2] {
+    [format!("http://{VIP}/"), format!("http://[{VIP6}]/")]
+}
+
 fn cores(workers: usize) -> Vec<usize> {
     let all: Vec<_> = core_affinity::get_core_ids()
         .unwrap_or_default()
@@ -136,6 +149,13 @@ fn config(lab: &Lab, arms: Arms, workers: usize, services: &str) -> String {
 
 fn socket(lab: &Lab) -> PathBuf {
     lab.dir().join("control.sock")
+}
+
+/// Starts the appliance in a namespace.
+fn run_polder(ns: &Namespace, options: &[&str], file: &Path, log: &Path) -> Process {
+    let mut command = ns.command(env!("CARGO_BIN_EXE_polder"));
+    command.arg("run").args(options).arg("-c").arg(file);
+    ok(Process::start("polder", command, log))
 }
 
 fn ok<T>(result: Result<T, String>) -> T {
@@ -200,13 +220,7 @@ impl Live {
             ok(servers.sysctl("net.ipv4.conf.all.accept_redirects=0"));
         }
         let file = ok(lab.write("polder.yaml", &config(&lab, arms, workers, services)));
-        let mut command = director.command(env!("CARGO_BIN_EXE_polder"));
-        command.arg("run").arg("-c").arg(file);
-        let appliance = ok(Process::start(
-            "polder",
-            command,
-            &lab.dir().join("polder.log"),
-        ));
+        let appliance = run_polder(&director, &[], &file, &lab.dir().join("polder.log"));
         let control = ok(Client::new(&socket(&lab)));
         let mut live = Self {
             appliance,
@@ -299,7 +313,7 @@ impl Live {
 fn nat(arms: Arms, workers: usize, seconds: u64) {
     let live = Live::start(arms, workers, &web(arms));
     let _servers = live.web_servers(arms);
-    for url in [format!("http://{VIP}/"), format!("http://[{VIP6}]/")] {
+    for url in urls() {
         live.first_answer(&url);
         live.wrk(&format!("-t 2 -c 200 -d {seconds} --timeout 5"), &url);
     }
@@ -407,6 +421,14 @@ fn try_iperf(live: &Live, arguments: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// To and from both virtual addresses.
+fn iperf_both_ways(live: &Live) {
+    for vip in [VIP, VIP6] {
+        iperf(live, &format!("-c {vip}"));
+        iperf(live, &format!("-R -c {vip}"));
+    }
+}
+
 fn iperf_server(live: &Live) -> Process {
     let mut command = live.servers.command("iperf3");
     command.arg("-s");
@@ -422,26 +444,11 @@ fn bulk_transfers_flow_every_second_through_nat() {
     let Some(_host) = host("bulk_transfers_nat", &["iperf3"]) else {
         return;
     };
-    let services = service("bulk", "tcp", VIP, 5201, &["10.0.0.11".into()], "masq")
-        + &service(
-            "bulk6",
-            "tcp",
-            VIP6,
-            5201,
-            &["2001:db8:2::11".into()],
-            "masq",
-        );
+    let services = bulk("tcp", "masq");
     let live = Live::start(Arms::Two, 2, &services);
     let _server = iperf_server(&live);
     ok(live.client.run(&format!("ping -c 1 -W 3 {VIP}")));
-    for arguments in [
-        format!("-c {VIP}"),
-        format!("-R -c {VIP}"),
-        format!("-c {VIP6}"),
-        format!("-R -c {VIP6}"),
-    ] {
-        iperf(&live, &arguments);
-    }
+    iperf_both_ways(&live);
     live.finish();
 }
 
@@ -463,19 +470,7 @@ fn sctp_between_real_sockets_flows_every_second_through_nat() {
         return;
     }
     // iperf3 agrees on a test over TCP.
-    let services: String = ["tcp", "sctp"]
-        .map(|proto| {
-            service(proto, proto, VIP, 5201, &["10.0.0.11".into()], "masq")
-                + &service(
-                    &format!("{proto}6"),
-                    proto,
-                    VIP6,
-                    5201,
-                    &["2001:db8:2::11".into()],
-                    "masq",
-                )
-        })
-        .concat();
+    let services = bulk("tcp", "masq") + &bulk("sctp", "masq");
     let live = Live::start(Arms::Two, 2, &services);
     let _server = iperf_server(&live);
     ok(live.client.run(&format!("ping -c 1 -W 3 {VIP}")));
@@ -519,26 +514,11 @@ fn bulk_transfers_flow_every_second_through_direct_routing() {
     let Some(_host) = host("bulk_transfers_direct", &["iperf3"]) else {
         return;
     };
-    let services = service("bulk", "tcp", VIP, 5201, &["10.0.0.11".into()], "direct")
-        + &service(
-            "bulk6",
-            "tcp",
-            VIP6,
-            5201,
-            &["2001:db8:2::11".into()],
-            "direct",
-        );
+    let services = bulk("tcp", "direct");
     let live = Live::start(Arms::Two, 2, &services);
     answer_directly(&live);
     let _server = iperf_server(&live);
-    for arguments in [
-        format!("-c {VIP}"),
-        format!("-R -c {VIP}"),
-        format!("-c {VIP6}"),
-        format!("-R -c {VIP6}"),
-    ] {
-        iperf(&live, &arguments);
-    }
+    iperf_both_ways(&live);
     live.finish();
 }
 
@@ -614,7 +594,7 @@ fn tunnels_reach_a_real_endpoint_in_all_mixes() {
                     .nginx(&live.servers, &format!("t{i}"), a.parse().expect("address")))
             })
             .collect();
-        for url in [format!("http://{VIP}/"), format!("http://[{VIP6}]/")] {
+        for url in urls() {
             live.first_answer(&url);
             let said = live.wrk("-t 1 -c 20 -d 2 --timeout 5", &url);
             assert!(said.contains("requests in"), "{tunnel}, {outer}: {said}");
@@ -632,7 +612,7 @@ fn every_checksum_is_right_at_both_ends() {
     };
     let live = Live::start(Arms::Two, 2, &web(Arms::Two));
     let _servers = live.web_servers(Arms::Two);
-    for url in [format!("http://{VIP}/"), format!("http://[{VIP6}]/")] {
+    for url in urls() {
         live.first_answer(&url);
     }
     let mut captures = Vec::new();
@@ -649,8 +629,9 @@ fn every_checksum_is_right_at_both_ends() {
         });
         captures.push((process, file));
     }
-    live.wrk("-t 1 -c 10 -d 1", &format!("http://{VIP}/"));
-    live.wrk("-t 1 -c 10 -d 1", &format!("http://[{VIP6}]/"));
+    for url in urls() {
+        live.wrk("-t 1 -c 10 -d 1", &url);
+    }
     for (mut process, file) in captures {
         let _ = process.stop();
         let tshark = |filter: &str| {
@@ -886,6 +867,15 @@ fn what_can_not_start_says_why_and_leaves_nothing_behind() {
             "net_nonsense0",
         ),
     ];
+    let refused = |what: &str, text: &str, phrase: &str| {
+        let file = ok(lab.write("bad.yaml", text));
+        let log = lab.dir().join("bad.log");
+        let mut process = run_polder(&director, &[], &file, &log);
+        let status = ok(process.wait(Duration::from_secs(20)));
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        assert_eq!(status.code(), Some(1), "{what}: {said}");
+        assert!(said.contains(phrase), "{what}: {said}");
+    };
     for (what, text, phrase) in cases {
         let pages = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
         if what == "no hugepages" && pages.trim() != "0" {
@@ -895,15 +885,7 @@ fn what_can_not_start_says_why_and_leaves_nothing_behind() {
             );
             continue;
         }
-        let file = ok(lab.write("bad.yaml", &text));
-        let mut command = director.command(env!("CARGO_BIN_EXE_polder"));
-        command.arg("run").arg("-c").arg(file);
-        let log = lab.dir().join("bad.log");
-        let mut process = ok(Process::start("polder", command, &log));
-        let status = ok(process.wait(Duration::from_secs(20)));
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        assert_eq!(status.code(), Some(1), "{what}: {said}");
-        assert!(said.contains(phrase), "{what}: {said}");
+        refused(what, &text, phrase);
         let links = ok(director.ip("-o link"));
         assert!(
             !links.contains("polder-"),
@@ -913,15 +895,8 @@ fn what_can_not_start_says_why_and_leaves_nothing_behind() {
     }
     // The kernel interface's name is taken.
     ok(director.ip("tuntap add dev polder-wan0 mode tap"));
-    let file = ok(lab.write("bad.yaml", &base(plain, port, "127.0.0.1:0")));
-    let mut command = director.command(env!("CARGO_BIN_EXE_polder"));
-    command.arg("run").arg("-c").arg(file);
-    let log = lab.dir().join("bad.log");
-    let mut process = ok(Process::start("polder", command, &log));
-    let status = ok(process.wait(Duration::from_secs(20)));
-    let said = std::fs::read_to_string(&log).unwrap_or_default();
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("polder-wan0"), "{said}");
+    let text = base(plain, port, "127.0.0.1:0");
+    refused("an interface of its name", &text, "polder-wan0");
 }
 
 /// Echo servers on the addresses given, port 80.
@@ -992,10 +967,13 @@ fn another_process_takes_over_and_no_connection_breaks() {
         rows >= 300
     });
     std::thread::sleep(Duration::from_millis(500));
-    let mut command = live.director.command(env!("CARGO_BIN_EXE_polder"));
     let file = live.lab.dir().join("polder.yaml");
-    command.arg("run").arg("--take-over").arg("-c").arg(file);
-    let after = ok(Process::start("polder", command, &log(&live, "after.log")));
+    let after = run_polder(
+        &live.director,
+        &["--take-over"],
+        &file,
+        &log(&live, "after.log"),
+    );
     let before = std::mem::replace(&mut live.appliance, after);
     let took = std::fs::read_to_string;
     wait_for("the take-over", Duration::from_secs(30), || {

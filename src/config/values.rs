@@ -92,6 +92,33 @@ fn number_and_unit(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
 }
 
+/// `number` times what its unit stands for. `refuse` says why that is none, `too_much` that it is too large a one.
+fn scaled(
+    (number, unit): (&str, &str),
+    units: &[(&str, u64)],
+    refuse: impl FnOnce() -> String,
+    too_much: impl FnOnce() -> String,
+) -> Result<u64, String> {
+    let factor = units.iter().find(|(u, _)| *u == unit && !number.is_empty());
+    let (_, factor) = factor.ok_or_else(refuse)?;
+    let number = number.parse::<u64>().ok();
+    let total = number.and_then(|n| n.checked_mul(*factor));
+    total.ok_or_else(too_much)
+}
+
+/// Prints values as what they are made of is printed.
+macro_rules! printed_as_inside {
+    ($($type:ident),*) => {
+        $(impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        })*
+    };
+}
+
+printed_as_inside!(Size, Address, MacAddr, Endpoint, SyncAddress);
+
 impl FromStr for Period {
     type Err = String;
 
@@ -110,19 +137,9 @@ impl FromStr for Period {
             let hint = nearest.map_or(String::new(), |u| format!("; did you mean `{number}{u}`?"));
             format!("`{text}` is not a duration such as 250ms, 60s, 15m, 1h or 1d{hint}")
         };
-        let (_, millis) = PERIOD_UNITS
-            .iter()
-            .find(|(u, _)| *u == unit)
-            .ok_or_else(refuse)?;
-        if number.is_empty() {
-            return Err(refuse());
-        }
-        let total = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(*millis));
-        let total = total.ok_or_else(|| format!("the duration `{text}` is too long"))?;
-        Ok(Self(Duration::from_millis(total)))
+        let too_much = || format!("the duration `{text}` is too long");
+        let millis = scaled((number, unit), &PERIOD_UNITS, refuse, too_much)?;
+        Ok(Self(Duration::from_millis(millis)))
     }
 }
 
@@ -154,26 +171,8 @@ impl FromStr for Size {
             format!("`{text}` is not a number or size such as 1000, 64k, 4M or 2G{hint}")
         };
         let unit = if unit == "K" { "k" } else { unit };
-        let (_, factor) = SIZE_UNITS
-            .iter()
-            .find(|(u, _)| *u == unit)
-            .ok_or_else(refuse)?;
-        if number.is_empty() {
-            return Err(refuse());
-        }
-        let total = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(*factor));
-        total
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is too large"))
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let too_much = || format!("`{text}` is too large");
+        scaled((number, unit), &SIZE_UNITS, refuse, too_much).map(Self)
     }
 }
 
@@ -197,12 +196,6 @@ impl FromStr for Address {
         } else {
             format!("`{text}` is not an IPv4 or IPv6 address")
         })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -285,12 +278,6 @@ impl FromStr for MacAddr {
     }
 }
 
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl FromStr for Endpoint {
     type Err = String;
 
@@ -311,12 +298,6 @@ impl FromStr for Endpoint {
                 _ => why(),
             }
         })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -345,12 +326,6 @@ impl FromStr for SyncAddress {
                 })
             }
         }
-    }
-}
-
-impl fmt::Display for SyncAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use super::defence::Active;
 use super::defs::{OnServerDown, PortId};
-use super::fib::Egress;
+use super::fib::{Egress, FibPort};
 use super::snapshot::{FamilyIndex, Service, Services, Snapshot};
 use super::tell::{Tell, Told4Or6};
 use crate::net::packet::proto;
@@ -118,7 +118,12 @@ pub trait Side: Family + Told4Or6 {
     /// The snapshot's lookups of this family.
     fn index(services: &Services) -> &FamilyIndex<Self>;
     /// The director's own address on a port.
-    fn port_addr(snapshot: &Snapshot, port: PortId) -> Option<Self::Addr>;
+    fn port_addr(snapshot: &Snapshot, port: PortId) -> Option<Self::Addr> {
+        let port = snapshot.fib.ports.get(usize::from(port.0));
+        port.and_then(Self::addr_of)
+    }
+    /// The address of this family that a port has.
+    fn addr_of(port: &FibPort) -> Option<Self::Addr>;
 }
 
 impl Side for V4 {
@@ -128,12 +133,8 @@ impl Side for V4 {
     fn index(services: &Services) -> &FamilyIndex<Self> {
         &services.v4
     }
-    fn port_addr(snapshot: &Snapshot, port: PortId) -> Option<Self::Addr> {
-        snapshot
-            .fib
-            .ports
-            .get(usize::from(port.0))
-            .and_then(|p| p.addr4)
+    fn addr_of(port: &FibPort) -> Option<Self::Addr> {
+        port.addr4
     }
 }
 
@@ -144,12 +145,8 @@ impl Side for V6 {
     fn index(services: &Services) -> &FamilyIndex<Self> {
         &services.v6
     }
-    fn port_addr(snapshot: &Snapshot, port: PortId) -> Option<Self::Addr> {
-        snapshot
-            .fib
-            .ports
-            .get(usize::from(port.0))
-            .and_then(|p| p.addr6)
+    fn addr_of(port: &FibPort) -> Option<Self::Addr> {
+        port.addr6
     }
 }
 
