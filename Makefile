@@ -14,8 +14,8 @@ build: ## compile the release binary
 run: ## install what is missing, build, and show the appliance at work in network namespaces
 	@.ci/deps run
 	$(CARGO) build --release --locked
-	./target/release/polder demo web
-	./target/release/polder demo sip
+	$${CARGO_TARGET_DIR:-target}/release/polder demo web
+	$${CARGO_TARGET_DIR:-target}/release/polder demo sip
 
 test: ## install what is missing and run every test
 	@.ci/deps test

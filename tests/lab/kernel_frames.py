@@ -13,7 +13,7 @@ NETS = {  # by family: gateway, director towards clients, towards servers, virtu
         "vip": "2001:db8:1::100"},
 }
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
-GUE_PORT = 6080
+GUE_PORT = 16080  # no client has it
 # The first chunk of an SCTP packet.
 DATA, INIT, INIT_ACK, SACK, HEARTBEAT, HEARTBEAT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK = range(9)
 ERROR, COOKIE_ECHO, COOKIE_ACK, SHUTDOWN_COMPLETE = 9, 10, 11, 14
