@@ -198,7 +198,6 @@ impl Polder {
         let due = now.reached(self.next_pass) || self.node.wants_pass();
         if self.tells && !self.tables.passing() && !self.ending && due {
             self.next_pass = now.plus(self.interval);
-            self.tables.tidy();
             let adopts = self.node.pass_begin(now);
             self.tables.begin_pass(adopts || self.adopts);
         }
