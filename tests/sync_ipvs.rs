@@ -59,7 +59,7 @@ impl Director {
         let plane = bed.bed.plane().clone();
         let tables = Tables::new(plane.clone(), SIZES.owner_key());
         let entered = runtime.enter();
-        let ipvs = Ipvs::start(&plane, tables, &settings).expect("starts");
+        let ipvs = Ipvs::start(&plane, || tables, &settings).expect("starts");
         drop(entered);
         Self {
             bed,

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use super::Traffic;
 use super::socket::{self, Link, Use};
-use super::tables::{Finds, Tables, TemplateTerms, Terms};
+use super::tables::{Finds, Peers, Tables, TemplateTerms, Terms};
 use crate::forward::defs::address_of;
 use crate::forward::tell::{Offer, RING, Tell};
 use crate::forward::{PeerRule, ServiceKind, Side, Snapshot};
@@ -91,11 +91,15 @@ struct Waiting {
 }
 
 impl Ipvs {
-    /// Opens the sockets of the role, and lets workers tell.
+    /// Opens the sockets of the role, and lets workers tell. `tables` are made when nothing can go wrong any more.
     ///
     /// # Errors
     /// A sentence.
-    pub fn start(plane: &Arc<Plane>, tables: Tables, settings: &Settings) -> Result<Self, String> {
+    pub fn start(
+        plane: &Arc<Plane>,
+        tables: impl FnOnce() -> Tables,
+        settings: &Settings,
+    ) -> Result<Self, String> {
         let Format::Ipvs(version) = settings.format else {
             return Err("the format is not `ipvs`".to_owned());
         };
@@ -145,11 +149,12 @@ impl Ipvs {
                 generation: 0,
             })
         });
+        let (master, backup) = (master.transpose()?, backup.transpose()?);
         let started = Self {
             plane: Arc::clone(plane),
-            tables,
-            master: master.transpose()?,
-            backup: backup.transpose()?,
+            tables: tables(),
+            master,
+            backup,
             traffic: Traffic::default(),
             rejections: Rejections::default(),
             unbound: 0,
@@ -158,6 +163,12 @@ impl Ipvs {
         let tell = started.master.as_ref().map(|m| Arc::clone(&m.tell));
         plane.sync.tell.store(tell);
         Ok(started)
+    }
+
+    /// Ends it; what is known of peers' templates stays.
+    #[must_use]
+    pub fn end(mut self) -> Peers {
+        self.tables.take_peers()
     }
 
     /// Sockets that messages come in by.

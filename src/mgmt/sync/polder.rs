@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::socket::{self, Link, Use};
-use super::tables::{Finds, Tables};
+use super::tables::{Finds, Peers, Tables};
 use crate::forward::{PeerOutcome, PeerRule};
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId, TemplateEntry};
@@ -70,13 +70,13 @@ pub fn keys(path: Option<&Path>) -> Result<Keys, String> {
 }
 
 impl Polder {
-    /// Opens the socket and begins.
+    /// Opens the socket and begins. `tables` are made when nothing can go wrong any more.
     ///
     /// # Errors
     /// A sentence.
     pub fn start(
         plane: &Arc<Plane>,
-        tables: Tables,
+        tables: impl FnOnce() -> Tables,
         settings: &Settings,
         (name, boot): (String, u64),
         entries_max: usize,
@@ -106,7 +106,17 @@ impl Polder {
             ready_timeout: Tick::ticks(settings.ready_timeout),
         };
         let node = Node::new(config, keys, boot, now);
-        Ok(Self::with(plane, tables, node, link))
+        Ok(Self::with(plane, tables(), node, link))
+    }
+
+    /// Ends it; what is known of peers' templates stays.
+    #[must_use]
+    pub fn end(mut self) -> Peers {
+        let node = self.node;
+        // Large mirrors take a while to be freed, for which nobody has to wait.
+        let freed = std::thread::Builder::new().name("sync-end".to_owned());
+        let _ = freed.spawn(move || drop(node));
+        self.tables.take_peers()
     }
 
     /// A node that is set up, over a socket that is open.
