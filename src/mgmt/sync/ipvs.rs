@@ -124,6 +124,9 @@ impl Ipvs {
             let places = plane.sync.places.get().copied().unwrap_or_default();
             let templates = plane.templates.capacity();
             let workers = plane.workers.len();
+            Tell::check_room(workers, places, templates).map_err(|e| {
+                format!("{e}; set `limits.connections` or `limits.templates` lower")
+            })?;
             let tell = Tell::new(settings.policy, version, workers, places, templates);
             Ok::<_, String>(Master {
                 tell: Arc::new(tell),
