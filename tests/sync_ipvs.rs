@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bed::*;
 use polder::cli::table;
+use polder::forward::Snapshot;
 use polder::forward::defs::{Grouping, OnNoKey, Persistence, ServiceKind};
 use polder::forward::{DestDef, ServiceDef};
 use polder::mgmt::sync::ipvs::Ipvs;
@@ -499,6 +501,33 @@ fn a_template_without_a_service_waits_once_however_often_it_is_told() {
         |client| format!("TCP ASSURED 198.51.100.{client}:0 192.0.2.100:80 10.0.0.11:80");
     let both: BTreeSet<_> = [7, 8].map(template).into();
     assert_eq!(backup.listing(), both);
+    backup.bed.check_counts();
+}
+
+#[test]
+fn what_waits_for_a_service_is_tried_again_when_services_change_and_not_with_each_route() {
+    let mut backup = Director::backup(Vec::new());
+    backup.take(&templates_of(1, "198.51.100.7:0"));
+    let tried = backup.ipvs.retried;
+    let plane = backup.bed.bed.plane().clone();
+    let now = plane.snapshot.load_full();
+    for generation in 1..=3 {
+        // Another neighbour: nothing of services.
+        plane.snapshot.store(Arc::new(Snapshot {
+            generation: now.generation + generation,
+            services: Arc::clone(&now.services),
+            fib: Arc::clone(&now.fib),
+            ports: Arc::clone(&now.ports),
+        }));
+        backup.pass(1);
+    }
+    assert_eq!(backup.ipvs.retried, tried);
+    assert_eq!(backup.listing().len(), 0);
+    let served = setup(vec![persistent(100)]);
+    backup.bed.bed.apply(&served).expect("a service");
+    backup.settle();
+    assert_eq!(backup.ipvs.retried, tried + 1);
+    assert_eq!(backup.listing().len(), 1);
     backup.bed.check_counts();
 }
 
