@@ -7,11 +7,13 @@
 //!   bytes; and the id and the digest of an entry;
 //! - its envelope: a datagram of 1,400 bytes sealed and opened, and the cost of one that is forged;
 //! - two whole nodes, authenticated and encrypted: a million connections of IPv4 told for the first time, received and given to the
-//!   tables, a pass over them when nothing has changed, and the memory of both mirrors.
+//!   tables, a pass over them when nothing has changed, and the memory of both mirrors;
+//! - the longest single call of what goes over all of a million entries, at once and some at a time, as it is done.
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use polder::mgmt::sync::polder::SLICE;
 use polder::net::{Addr4, Addr6, Af, HashKey, Tick, V4};
 use polder::sync::backup::{Terms, accept};
 use polder::sync::entry::{ConnEntry, Entry, EntryId, ServiceName, TemplateEntry};
@@ -76,6 +78,7 @@ fn main() {
     polder_records();
     polder_envelope();
     polder_node();
+    polder_turns();
 }
 
 fn ipvs_records() {
@@ -310,7 +313,7 @@ fn each(mut run: impl FnMut()) -> String {
 /// Connections of a node.
 const CONNS: u32 = 1_000_000;
 
-fn node(role: Role, boot: u64) -> Node {
+fn node(role: Role, boot: u64, slice: u32) -> Node {
     let config = Config {
         role,
         sync_id: 0,
@@ -319,6 +322,7 @@ fn node(role: Role, boot: u64) -> Node {
         encrypt: true,
         entries_max: 2 * CONNS as usize,
         queue_max: CONNS as usize,
+        slice,
         interval: 100,
         ready_coverage: 0.99,
         ready_timeout: 3000,
@@ -353,7 +357,7 @@ fn pass(node: &mut Node, now: Tick) {
     for i in 0..CONNS {
         node.pass_entry(now, connection(i, 90_000 - now.0));
     }
-    node.pass_end(now);
+    while !node.pass_end(now) {}
 }
 
 /// Nanoseconds per connection of `run`.
@@ -388,7 +392,7 @@ fn talk(a: &mut Node, b: &mut Node, now: Tick, keep: &mut Option<Vec<Vec<u8>>>) 
 
 fn polder_node() {
     println!("\npolder nodes, {CONNS} connections, nanoseconds per connection");
-    let (mut master, mut backup) = (node(Role::Master, 1), node(Role::Backup, 2));
+    let (mut master, mut backup) = (node(Role::Master, 1, SLICE), node(Role::Backup, 2, SLICE));
     let mut now = Tick(1);
     for _ in 0..100 {
         now = now.plus(1);
@@ -442,4 +446,196 @@ fn polder_node() {
         backup.receivers().map(|r| r.entries()).sum::<usize>(),
         CONNS as usize
     );
+}
+
+/// The longest of some calls.
+#[derive(Default)]
+struct Longest {
+    milliseconds: f64,
+    calls: u32,
+}
+
+impl Longest {
+    fn time<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let made = run();
+        self.milliseconds = self.milliseconds.max(start.elapsed().as_secs_f64() * 1e3);
+        self.calls += 1;
+        made
+    }
+}
+
+/// What goes over all entries, by the calls that do it.
+fn polder_turns() {
+    println!("\npolder nodes, {CONNS} entries, longest call in milliseconds and number of calls");
+    let all = turns(u32::MAX);
+    let some = turns(SLICE);
+    println!("{:<40} {:>18} {:>18}", "", "all at once", "some at a time");
+    for ((what, all), (_, some)) in all.iter().zip(&some) {
+        let text = |l: &Longest| format!("{:.1} ({})", l.milliseconds, l.calls);
+        println!("{what:<40} {:>18} {:>18}", text(all), text(some));
+    }
+}
+
+/// A connection that names a template.
+fn linked(i: u32, template: EntryId) -> Entry {
+    match connection(i, 6000) {
+        Entry::Conn(conn) => Entry::Conn(ConnEntry {
+            template: Some(template),
+            timeout: 6000,
+            ..conn
+        }),
+        other => other,
+    }
+}
+
+/// Calls `poll` until there is nothing left to go on with.
+fn work(node: &mut Node, now: Tick) -> Longest {
+    let mut longest = Longest::default();
+    loop {
+        longest.time(|| node.poll(now));
+        if node.wake_at(now) != Some(now) || longest.calls > 2 * CONNS {
+            return longest;
+        }
+        while let Some(send) = node.next_send(now) {
+            node.sent(send.bytes);
+        }
+    }
+}
+
+fn install(node: &mut Node, now: Tick, takes: bool) -> usize {
+    let mut ids = Vec::new();
+    while let Some(apply) = node.next_apply(now) {
+        ids.push((apply.peer, apply.id));
+    }
+    for (peer, id) in &ids {
+        node.applied(*peer, *id, takes);
+    }
+    ids.len()
+}
+
+fn turns(slice: u32) -> Vec<(&'static str, Longest)> {
+    let (mut master, mut backup) = (node(Role::Master, 1, slice), node(Role::Backup, 2, slice));
+    let mut now = Tick(1);
+    let mut run = |master: &mut Node, backup: &mut Node, ticks: u32| {
+        for _ in 0..ticks {
+            now = now.plus(1);
+            talk(master, backup, now, &mut None);
+        }
+        now
+    };
+    let at = run(&mut master, &mut backup, 100);
+    let Entry::Template(template) = entry(7, Kind::Call, false) else {
+        unreachable!("a call is a template");
+    };
+    let id = master.template_id(&template);
+    master.pass_begin(at);
+    for i in 0..CONNS {
+        master.pass_entry(at, linked(i, id));
+    }
+    while !master.pass_end(at) {}
+    let mut found = Vec::new();
+    while master.queued() > 0 {
+        run(&mut master, &mut backup, 1);
+    }
+    // All of them begin to wait for the template.
+    let at = run(&mut master, &mut backup, 1);
+    assert_eq!(install(&mut backup, at, true), 0);
+    let mut at = run(&mut master, &mut backup, 24);
+    let mut longest = Longest::default();
+    for _ in 0..200 {
+        at = at.plus(1);
+        master.poll(at);
+        while let Some(mut send) = master.next_send(at) {
+            let from = ([192, 0, 2, 1], 1).into();
+            longest.time(|| backup.receive(at, from, &mut send.bytes));
+        }
+        longest.time(|| backup.poll(at));
+    }
+    found.push(("connections that wait for a template", longest));
+    assert_eq!(install(&mut backup, at, true), CONNS as usize);
+    master.pass_begin(at);
+    master.pass_entry(at, Entry::Template(template));
+    for i in 0..CONNS {
+        master.pass_entry(at, linked(i, id));
+    }
+    while !master.pass_end(at) {}
+    let mut longest = Longest::default();
+    for _ in 0..200 {
+        at = at.plus(1);
+        master.poll(at);
+        while let Some(mut send) = master.next_send(at) {
+            let from = ([192, 0, 2, 1], 1).into();
+            longest.time(|| backup.receive(at, from, &mut send.bytes));
+        }
+        longest.time(|| backup.poll(at));
+    }
+    found.push(("connections whose template came late", longest));
+    assert_eq!(install(&mut backup, at, false), CONNS as usize + 1);
+    while let Some(send) = backup.next_send(at) {
+        backup.sent(send.bytes);
+    }
+    let mut longest = Longest::default();
+    longest.time(|| backup.retry_uninstalled());
+    let Longest {
+        milliseconds,
+        calls,
+    } = work(&mut backup, at);
+    longest.milliseconds = longest.milliseconds.max(milliseconds);
+    longest.calls += calls;
+    found.push(("what was not installed, tried again", longest));
+    assert_eq!(install(&mut backup, at, true), CONNS as usize + 1);
+    master.pass_begin(at);
+    let mut longest = Longest::default();
+    while !longest.time(|| master.pass_end(at)) {}
+    found.push(("entries that are gone, told", longest));
+    // The backup hears nothing of that.
+    at = at.plus(8000);
+    while let Some(send) = backup.next_send(at) {
+        backup.sent(send.bytes);
+    }
+    found.push(("entries of a silent peer, dropped", work(&mut backup, at)));
+    found.push(("a mirror, freed", mirror_freed(slice)));
+    found
+}
+
+/// Templates, which have memory of their own.
+fn mirror_freed(slice: u32) -> Longest {
+    let (mut master, mut backup) = (node(Role::Master, 1, slice), node(Role::Backup, 2, slice));
+    let mut now = Tick(1);
+    for _ in 0..100 {
+        now = now.plus(1);
+        talk(&mut master, &mut backup, now, &mut None);
+    }
+    master.pass_begin(now);
+    let Entry::Template(mut template) = entry(7, Kind::Call, false) else {
+        unreachable!("a call is a template");
+    };
+    for i in 0..CONNS {
+        template.client[..4].copy_from_slice(&i.to_be_bytes());
+        (template.timeout, template.remaining) = (1 << 20, 1 << 20);
+        master.pass_entry(now, Entry::Template(template.clone()));
+    }
+    while !master.pass_end(now) {}
+    while master.queued() > 0 {
+        now = now.plus(1);
+        talk(&mut master, &mut backup, now, &mut None);
+    }
+    install(&mut backup, now, true);
+    now = now.plus(20_000);
+    work(&mut backup, now);
+    now = now.plus(20_000);
+    let mut longest = Longest::default();
+    longest.time(|| backup.poll(now));
+    while let Some(send) = backup.next_send(now) {
+        backup.sent(send.bytes);
+    }
+    let Longest {
+        milliseconds,
+        calls,
+    } = work(&mut backup, now);
+    longest.milliseconds = longest.milliseconds.max(milliseconds);
+    longest.calls += calls;
+    assert_eq!(backup.receivers().count(), 0);
+    longest
 }

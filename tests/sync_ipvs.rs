@@ -8,15 +8,18 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bed::*;
 use polder::cli::table;
+use polder::forward::Snapshot;
 use polder::forward::defs::{Grouping, OnNoKey, Persistence, ServiceKind};
 use polder::forward::{DestDef, ServiceDef};
 use polder::mgmt::sync::ipvs::Ipvs;
 use polder::mgmt::sync::tables::Tables;
 use polder::mgmt::{names, templates};
+use polder::net::build::fragment;
 use polder::net::packet::{proto, tcp_flags};
 use polder::net::pcap::Reader;
 use polder::net::{Af, L3, parse};
@@ -59,7 +62,7 @@ impl Director {
         let plane = bed.bed.plane().clone();
         let tables = Tables::new(plane.clone(), SIZES.owner_key());
         let entered = runtime.enter();
-        let ipvs = Ipvs::start(&plane, tables, &settings).expect("starts");
+        let ipvs = Ipvs::start(&plane, || tables, &settings).expect("starts");
         drop(entered);
         Self {
             bed,
@@ -503,6 +506,33 @@ fn a_template_without_a_service_waits_once_however_often_it_is_told() {
 }
 
 #[test]
+fn what_waits_for_a_service_is_tried_again_when_services_change_and_not_with_each_route() {
+    let mut backup = Director::backup(Vec::new());
+    backup.take(&templates_of(1, "198.51.100.7:0"));
+    let tried = backup.ipvs.retried;
+    let plane = backup.bed.bed.plane().clone();
+    let now = plane.snapshot.load_full();
+    for generation in 1..=3 {
+        // Another neighbour: nothing of services.
+        plane.snapshot.store(Arc::new(Snapshot {
+            generation: now.generation + generation,
+            services: Arc::clone(&now.services),
+            fib: Arc::clone(&now.fib),
+            ports: Arc::clone(&now.ports),
+        }));
+        backup.pass(1);
+    }
+    assert_eq!(backup.ipvs.retried, tried);
+    assert_eq!(backup.listing().len(), 0);
+    let served = setup(vec![persistent(100)]);
+    backup.bed.bed.apply(&served).expect("a service");
+    backup.settle();
+    assert_eq!(backup.ipvs.retried, tried + 1);
+    assert_eq!(backup.listing().len(), 1);
+    backup.bed.check_counts();
+}
+
+#[test]
 fn what_version_0_has_no_room_for_is_not_offered() {
     let services = vec![service(
         proto::UDP,
@@ -515,4 +545,91 @@ fn what_version_0_has_no_room_for_is_not_offered() {
     master.pass(3);
     assert_eq!(told(&master.sent()), [""; 0]);
     assert_eq!(master.ipvs.discarded(), 0, "nothing was lost");
+}
+
+/// A backup that heard of a connection to 10.0.0.11 whose service does not have that server.
+fn with_unbound(method: u32) -> (Director, SocketAddr, SocketAddr) {
+    let none = service(proto::UDP, "192.0.2.100:1194", Vec::new());
+    // It is another's, so that what it sends is looked up at all.
+    let servers = vec![dest("10.0.0.11", 1195)];
+    let other = service(proto::UDP, "192.0.2.101:1194", servers);
+    let mut backup = Director::backup(vec![none, other]);
+    let mut builder = Builder::new(Version::V1, 0, 1472);
+    let entry = ConnRecord {
+        ends: AnyEnds::V4(Ends {
+            proto: proto::UDP,
+            caddr: std::net::Ipv4Addr::new(198, 51, 100, 7).into(),
+            cport: 4000,
+            vaddr: std::net::Ipv4Addr::new(192, 0, 2, 100).into(),
+            vport: 1194,
+            daddr: std::net::Ipv4Addr::new(10, 0, 0, 11).into(),
+            dport: 1195,
+        }),
+        flags: flag::INACTIVE | method,
+        state: 0,
+        mark: 0,
+        timeout_s: 100,
+        seq: None,
+    };
+    let record = Record::new(entry, None);
+    assert_eq!(builder.push(&record), Ok(true));
+    backup.take(&builder.finish().expect("a record").to_vec());
+    (backup, at("198.51.100.7:4000"), at("192.0.2.100:1194"))
+}
+
+/// Ends and payload of the UDP datagram whose fragments these are, in order; its checksum is right.
+fn whole(out: &Out) -> (SocketAddr, SocketAddr, Vec<u8>) {
+    let mut whole = out[0].1[..34].to_vec();
+    for (_, frame) in out {
+        let len = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        whole.extend(&frame[34..14 + len]);
+    }
+    let total = u16::try_from(whole.len() - 14).expect("short");
+    whole[16..18].copy_from_slice(&total.to_be_bytes());
+    whole[20..22].copy_from_slice(&[0, 0]);
+    whole[24..26].copy_from_slice(&[0, 0]);
+    let sum = polder::net::checksum::ipv4_header(&whole[14..34]);
+    whole[24..26].copy_from_slice(&sum.to_be_bytes());
+    let (src, dst, _) = ends(&whole);
+    (src, dst, whole[42..].to_vec())
+}
+
+#[test]
+fn fragments_of_a_connection_of_an_unknown_server_go_where_its_packets_go() {
+    let (mut backup, client, virtual_) = with_unbound(0);
+    let payload: Vec<u8> = (0..4000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let frame = from_client().id(1).udp(client, virtual_, &payload);
+    let pieces = fragment(&frame, 1500);
+    let out: Out = pieces.iter().flat_map(|p| backup.bed.client(p)).collect();
+    let server = at("10.0.0.11:1195");
+    assert_eq!(whole(&out), (client, server, payload.clone()));
+    let reply = from_server("10.0.0.11").id(1).udp(server, client, &payload);
+    let pieces = fragment(&reply, 1500);
+    let out: Out = pieces.iter().flat_map(|p| backup.bed.server(p)).collect();
+    assert_eq!(whole(&out), (virtual_, client, payload));
+    backup.bed.check_identity();
+    backup.bed.check_counts();
+}
+
+#[test]
+fn fragments_to_an_unknown_server_of_direct_routing_arrive_as_they_came() {
+    let (mut backup, client, virtual_) = with_unbound(Method::Direct as u32);
+    let payload = vec![5; 3000];
+    let frame = from_client().id(1).udp(client, virtual_, &payload);
+    let pieces = fragment(&frame, 1500);
+    let out: Out = pieces.iter().flat_map(|p| backup.bed.client(p)).collect();
+    assert_eq!(whole(&out), (client, virtual_, payload));
+    let to: BTreeSet<_> = out.iter().map(|(_, frame)| macs(frame).0).collect();
+    assert_eq!(to, [server_mac(ip("10.0.0.11"))].into());
+}
+
+#[test]
+fn fragments_to_an_unknown_server_behind_a_tunnel_are_dropped_as_its_packets_are() {
+    let (mut backup, client, virtual_) = with_unbound(Method::Tunnel as u32);
+    let frame = from_client().id(1).udp(client, virtual_, &[5; 3000]);
+    for piece in fragment(&frame, 1500) {
+        assert_eq!(backup.bed.client(&piece).len(), 0);
+    }
+    backup.bed.check_identity();
+    assert_eq!(backup.bed.drops().get("dest_unavailable"), Some(&3));
 }

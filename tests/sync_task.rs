@@ -13,8 +13,13 @@ use std::time::Duration;
 
 use bed::*;
 use polder::mgmt::sync::SyncControl;
+use polder::mgmt::sync::takeover::node_config;
 use polder::mgmt::sync::task::{Control, Machine};
+use polder::net::packet::proto;
+use polder::net::{Af, Tick};
+use polder::sync::entry::{Entry, ServiceName, TemplateEntry};
 use polder::sync::ipvs::Version;
+use polder::sync::polder::{Keys, Node, Role as NodeRole, To};
 use polder::sync::settings::{Format, Role, Settings};
 use tokio::task::LocalSet;
 
@@ -173,5 +178,115 @@ fn keys_that_others_may_read_are_a_problem_that_is_told_and_change_nothing() {
         scene.control.change(settings.clone()).expect("taken");
         scene.pass(50).await;
         assert_eq!(scene.control.status().problem, None);
+    });
+}
+
+/// Another director, which has one template.
+struct Other {
+    node: Node,
+    socket: UdpSocket,
+    group: std::net::SocketAddr,
+    passed: Tick,
+}
+
+impl Other {
+    fn new(settings: &Settings) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_nonblocking(true).expect("set");
+        let keys = Keys::read(settings.key_file.as_deref().expect("there is one"));
+        let config = polder::sync::polder::Config {
+            sync_id: settings.sync_id,
+            ..node_config(NodeRole::Both, 5120)
+        };
+        let node = Node::new(config, keys.expect("good keys"), 5, Tick(0));
+        let group = settings.group;
+        Self {
+            node,
+            socket,
+            group: ([127, 0, 0, 1], group.port()).into(),
+            passed: Tick(0),
+        }
+    }
+
+    fn turn(&mut self, now: Tick) {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((len, from)) = self.socket.recv_from(&mut buffer) {
+            self.node.receive(now, from, &mut buffer[..len]);
+        }
+        self.node.poll(now);
+        if now.since(self.passed) >= 20 {
+            self.passed = now;
+            self.node.pass_begin(now);
+            self.node.pass_entry(now, template());
+            while !self.node.pass_end(now) {}
+        }
+        while let Some(send) = self.node.next_send(now) {
+            let to = match send.to {
+                To::Group => self.group,
+                To::Peer(to) => to,
+            };
+            self.socket.send_to(&send.bytes, to).expect("sent");
+        }
+    }
+}
+
+/// A template of the service that the director has.
+fn template() -> Entry {
+    let virtual_ = at(VIP);
+    let mut vaddr = [0; 16];
+    let std::net::IpAddr::V4(addr) = virtual_.ip() else {
+        unreachable!("it is one of IPv4");
+    };
+    vaddr[..4].copy_from_slice(&addr.octets());
+    Entry::Template(Box::new(TemplateEntry {
+        service: ServiceName::Address {
+            proto: proto::TCP,
+            addr: virtual_.ip(),
+            port: virtual_.port(),
+        },
+        af: Af::V4,
+        proto: proto::TCP,
+        client: [7; 16],
+        vaddr,
+        vport: virtual_.port(),
+        data: None,
+        dest: (three()[0].addr, three()[0].port).into(),
+        timeout: 90_000,
+        remaining: 90_000,
+        assured: true,
+    }))
+}
+
+#[test]
+fn a_peers_template_stays_a_peers_when_settings_change() {
+    let settings = backup("peers");
+    let mut other = Other::new(&settings);
+    let settings = Settings {
+        role: Role::Both,
+        peers: vec![other.socket.local_addr().expect("it has one")],
+        ..settings
+    };
+    play(settings.clone(), |mut s| async move {
+        for _ in 0..500 {
+            s.pass(1).await;
+            other.turn(s.bed.now);
+        }
+        let templates = |s: &Scene| s.bed.bed.plane().templates.len();
+        assert_eq!(templates(&s), 1, "{:?}", s.control.status());
+        let lost = Settings {
+            key_file: Some("/nowhere/key".into()),
+            ..settings.clone()
+        };
+        for settings in [lost, settings] {
+            s.control.set(settings);
+            for _ in 0..500 {
+                s.pass(1).await;
+                other.turn(s.bed.now);
+                let told = s.control.state().node.map_or(0, |n| n.upserts);
+                assert_eq!(told, 0, "it is told on as the director's own");
+            }
+        }
+        assert!(s.control.state().node.is_some_and(|n| n.ready));
+        assert_eq!(templates(&s), 1);
     });
 }

@@ -13,7 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::net::{Af, Tick, V4, V6};
 use crate::sync::ipvs::Version;
 use crate::sync::master::{self, Event, Policy, Told};
-use crate::table::{Conn, ConnIdx, NONE, TemplateRef, Templates};
+use crate::table::{Conn, ConnIdx, NONE, TableError, TemplateRef, Templates, fits};
 
 /// Entries that may wait for the management core in one worker's ring.
 pub const RING: usize = 16 * 1024;
@@ -63,6 +63,23 @@ struct TemplateTold {
 }
 
 impl Tell {
+    /// Whether the host has the memory for [`Self::new`], to be asked first: what it takes is used from the start.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn check_room(
+        workers: usize,
+        (v4, v6): (usize, usize),
+        templates: usize,
+    ) -> Result<(), TableError> {
+        let words = v4.saturating_add(v6).saturating_mul(size_of::<AtomicU64>());
+        // A place of a ring has a number beside what is in it.
+        let ring = RING * (size_of::<Offer>() + size_of::<usize>());
+        let templates = templates.saturating_mul(size_of::<TemplateTold>());
+        let parts = workers.saturating_mul(words.saturating_add(ring));
+        fits(parts.saturating_add(ring).saturating_add(templates))
+    }
+
     /// For workers with tables of so many entries, IPv4 and IPv6, and so many templates. Allocates all memory.
     #[must_use]
     pub fn new(
@@ -256,5 +273,20 @@ impl Told4Or6 for V6 {
     }
     fn offer(conn: &Conn<Self>) -> Offer {
         Offer::V6(*conn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_that_the_host_has_no_memory_for_are_refused_before_they_are_made() {
+        assert!(Tell::check_room(4, (1024, 1024), 1024).is_ok());
+        for (places, templates) in [((1 << 40, 0), 0), ((0, 1 << 40), 0), ((0, 0), 1 << 40)] {
+            let refused = Tell::check_room(2, places, templates).expect_err("too much");
+            assert!(refused.to_string().contains("available"), "{refused}");
+        }
+        assert!(Tell::check_room(usize::MAX, (usize::MAX, 1), usize::MAX).is_err());
     }
 }

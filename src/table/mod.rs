@@ -20,7 +20,7 @@ pub use conn::{Conn, ConnIdx, Direction, Ends, NONE, flag};
 pub use conn_table::{ConnTable, Expiry, Hit, InsertError, Inserted, Swept};
 pub use counter::{Counter, DestCounters, ServiceCounters, WorkerCounters};
 pub use dest::{AdminState, Counts, Dest, DestId, DestShared, Method, ServiceId, Thresholds};
-pub use memory::TableError;
+pub use memory::{TableError, fits};
 pub use openings::Openings;
 pub use prefetch::prefetch;
 pub use state::{SctpState, StateTimeouts, Step, TcpState, TcpTable};

@@ -62,6 +62,8 @@ pub struct Host {
     pub wake: u64,
     pub was_ready: bool,
     pub returned: bool,
+    /// A pass is over, but what it did not see was not all told.
+    ending: bool,
     config: Config,
     id: usize,
     /// Its tables take no more entries.
@@ -90,6 +92,7 @@ impl Host {
             wake: now,
             was_ready: false,
             returned: false,
+            ending: false,
             config,
             id,
             room: usize::MAX,
@@ -107,6 +110,7 @@ impl Host {
         self.table.clear();
         self.was_ready = false;
         self.returned = true;
+        self.ending = false;
         self.node = node(&self.config, boot, self.tick(now));
     }
 
@@ -159,8 +163,15 @@ impl Host {
                 }
             }
         }
-        node.pass_end(tick);
-        self.wake = now;
+        self.ending = true;
+    }
+
+    /// Goes on with the end of a pass.
+    pub fn end_pass(&mut self, now: u64) {
+        if self.ending {
+            self.ending = !self.node.pass_end(self.tick(now));
+            self.wake = now;
+        }
     }
 
     /// Does what the node says is to be done to the tables.

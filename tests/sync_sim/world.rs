@@ -276,6 +276,7 @@ impl World {
                 encrypt: rng.chance(500),
                 entries_max: if plan.small { 20 } else { 4000 },
                 queue_max: if plan.small { 3 } else { 1000 },
+                slice: [100, 300, 1000, 8192][rng.index(4)],
                 interval: 100,
                 ready_coverage: 0.99,
                 ready_timeout: 600,
@@ -514,9 +515,11 @@ impl World {
             host.pass(now, self.broken);
             host.node.retry_uninstalled();
         }
+        host.end_pass(now);
         if now < host.wake {
             return Ok(());
         }
+        host.node.work(tick);
         host.apply(now, &self.ever, self.broken)?;
         host.node.poll(tick);
         while let Some(send) = host.node.next_send(tick) {

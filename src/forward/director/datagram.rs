@@ -7,7 +7,7 @@
 use super::{Carried, Context, Director, Known, Side, Sink, Verdict, owner};
 use crate::forward::defs::{PortId, address_bytes};
 use crate::net::{Af, DropReason, Family, HashKey, Ip, L3, PacketBuf, parse};
-use crate::table::{Dest, DestId};
+use crate::table::{Dest, DestId, Method};
 
 /// Fragments of one datagram at most.
 pub const PIECES_MAX: usize = 64;
@@ -45,18 +45,41 @@ impl<B: PacketBuf> Piece<B> {
 /// What was done to a first fragment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Applied {
-    dest: DestId,
+    server: Server,
     /// The address that was written, in the bytes of [`address_bytes`].
     addr: [u8; 16],
     to_server: bool,
 }
 
+/// The real server that the connection has.
+#[derive(Clone, Copy, Debug)]
+enum Server {
+    Configured(DestId),
+    /// Only a peer knows it, and its forwarding method.
+    Unbound(Method),
+}
+
 impl Applied {
     pub(super) fn to_server<F: Family>(dest: &Dest, addr: F::Addr) -> Self {
         Self {
-            dest: dest.id,
+            server: Server::Configured(dest.id),
             addr: address_bytes::<F>(addr),
             to_server: true,
+        }
+    }
+
+    pub(super) fn to_unbound<F: Family>(method: Method, addr: F::Addr) -> Self {
+        Self {
+            server: Server::Unbound(method),
+            addr: address_bytes::<F>(addr),
+            to_server: true,
+        }
+    }
+
+    pub(super) fn from_unbound<F: Family>(addr: F::Addr) -> Self {
+        Self {
+            to_server: false,
+            ..Self::to_unbound::<F>(Method::Masq, addr)
         }
     }
 
@@ -183,12 +206,19 @@ impl Director {
         let Some(applied) = self.applied else {
             return Verdict::Drop(DropReason::Internal);
         };
-        let Some(dest) = cx.snapshot.dest(applied.dest) else {
+        let addr = F::read(&applied.addr);
+        let id = match applied.server {
+            Server::Configured(id) => id,
+            Server::Unbound(method) if applied.to_server => {
+                return self.send_unbound(cx, p, method, (addr, 0), sink);
+            }
+            Server::Unbound(_) => return self.translate_source(cx, p, None, (addr, 0), sink),
+        };
+        let Some(dest) = cx.snapshot.dest(id) else {
             return Verdict::Drop(DropReason::DestUnavailable);
         };
         let bytes = u64::from(p.ip.len());
         let (service, server) = (cx.counters.service(dest.service), cx.counters.dest(dest.id));
-        let addr = F::read(&applied.addr);
         if applied.to_server {
             service.bytes_in.add(bytes);
             server.bytes_in.add(bytes);

@@ -78,7 +78,7 @@ impl Director {
         verdict
     }
 
-    /// Sends a real server's packet on with another source. Where the server is not known a datagram in fragments is not.
+    /// Sends a real server's packet on with another source; the server is one that is configured, or only a peer knows it.
     pub(super) fn translate_source<F: Side, B: PacketBuf>(
         &mut self,
         cx: &Context<'_>,
@@ -92,10 +92,10 @@ impl Director {
             return v;
         }
         if let Some(whole) = p.whole() {
-            let Some(dest) = dest else {
-                return Verdict::Drop(DropReason::DestUnavailable);
-            };
-            self.applied = Some(Applied::from_server::<F>(dest, addr));
+            self.applied = Some(match dest {
+                Some(dest) => Applied::from_server::<F>(dest, addr),
+                None => Applied::from_unbound::<F>(addr),
+            });
             let (frame, side) = (p.buf.data_mut(), rewrite::Side::Src);
             rewrite::sctp_fragment_crc(frame, p.ip, side, port, whole.len());
         }

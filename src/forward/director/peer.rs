@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::{
-    Carried, Context, Director, OPEN, Side, Sink, Usable, Verdict, outgoing::way_verdict, release,
+    Carried, Context, Director, OPEN, Side, Sink, Usable, Verdict, datagram::Applied,
+    outgoing::way_verdict, release,
 };
 use crate::forward::snapshot::{Service, Snapshot};
 use crate::net::packet::proto;
@@ -325,7 +326,22 @@ impl Director {
         sink: &mut impl Sink<B>,
     ) -> Verdict {
         let (method, daddr, dport) = (conn.method(), conn.daddr(), conn.dport());
-        if method == Method::Tunnel || p.whole().is_some() {
+        if p.whole().is_some() {
+            self.applied = Some(Applied::to_unbound::<F>(method, daddr));
+        }
+        self.send_unbound(cx, p, method, (daddr, dport), sink)
+    }
+
+    /// The same with a packet, or with a later fragment of one.
+    pub(super) fn send_unbound<F: Side, B: PacketBuf>(
+        &mut self,
+        cx: &Context<'_>,
+        p: &mut Carried<'_, F, B>,
+        method: Method,
+        (daddr, dport): (F::Addr, u16),
+        sink: &mut impl Sink<B>,
+    ) -> Verdict {
+        if method == Method::Tunnel {
             return Verdict::Drop(DropReason::DestUnavailable);
         }
         let way = cx.snapshot.fib.way::<F>(daddr);
@@ -335,6 +351,10 @@ impl Director {
         let ttl = p.ip.ttl - 1;
         rewrite::set_ttl(p.buf.data_mut(), p.ip, ttl);
         if method == Method::Masq {
+            if let Some(whole) = p.whole() {
+                let (frame, side) = (p.buf.data_mut(), rewrite::Side::Dst);
+                rewrite::sctp_fragment_crc(frame, p.ip, side, dport, whole.len());
+            }
             rewrite::nat_dst(p.buf.data_mut(), p.ip, daddr, dport);
         }
         way_verdict(way)

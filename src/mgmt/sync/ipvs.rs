@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::IntoIter;
 
 use super::Traffic;
 use super::socket::{self, Link, Use};
-use super::tables::{Finds, Tables, TemplateTerms};
+use super::tables::{Finds, Peers, Tables, TemplateTerms};
 use crate::forward::defs::address_of;
 use crate::forward::tell::{Offer, RING, Tell};
-use crate::forward::{PeerRule, PeerTerms, ServiceKind, Side, Snapshot};
+use crate::forward::{PeerRule, PeerTerms, ServiceKind, Services, Side, Snapshot};
 use crate::net::{Af, Family, FlowKey, Tick, V4, V6};
 use crate::sync::backup::{self, Entry, Install, accept};
 use crate::sync::entry::{self, EntryId, TemplateEntry};
@@ -32,6 +33,10 @@ const PAYLOAD: &str = "payload";
 const ENGINES: [&str; 2] = ["sip", PAYLOAD];
 /// Templates that wait for their service or server.
 const WAITING_MAX: usize = 65_536;
+/// Those of them that are tried again in one turn.
+const RETRIED_MAX: usize = 1024;
+/// How often they are although services are the same, when there was no room for some, in ticks.
+const RETRY: u32 = 5 * Tick::PER_SECOND;
 /// Messages taken from a socket in one turn.
 const BURST: usize = 64;
 
@@ -50,6 +55,19 @@ pub struct Ipvs {
     pub unbound: u64,
     /// Records that there was no room for.
     pub refused: u64,
+    /// Templates that waited and were tried again, as often as they were.
+    pub retried: u64,
+}
+
+/// What became of a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    /// It is in the table.
+    There,
+    /// Its service or server is not known here.
+    Unknown,
+    /// There is no room.
+    Full,
 }
 
 #[derive(Debug)]
@@ -74,10 +92,14 @@ struct Backup {
     threshold: u32,
     buffer: Vec<u8>,
     waiting: HashMap<WaitKey, Waiting>,
+    /// Those of them that are being tried again.
+    retrying: IntoIter<WaitKey, Waiting>,
+    /// When all are tried again although nothing has changed: some found no room.
+    retry_at: Option<Tick>,
     /// When what has expired there was last looked for because there was no room.
     pruned: Tick,
-    /// Generation of the snapshot that those were looked up in.
-    generation: u64,
+    /// Services and servers under which those were tried last.
+    services: Option<Arc<Services>>,
 }
 
 /// What makes a template one of its own: protocol, mark, client, virtual end, and the session's key.
@@ -91,11 +113,15 @@ struct Waiting {
 }
 
 impl Ipvs {
-    /// Opens the sockets of the role, and lets workers tell.
+    /// Opens the sockets of the role, and lets workers tell. `tables` are made when nothing can go wrong any more.
     ///
     /// # Errors
     /// A sentence.
-    pub fn start(plane: &Arc<Plane>, tables: Tables, settings: &Settings) -> Result<Self, String> {
+    pub fn start(
+        plane: &Arc<Plane>,
+        tables: impl FnOnce() -> Tables,
+        settings: &Settings,
+    ) -> Result<Self, String> {
         let Format::Ipvs(version) = settings.format else {
             return Err("the format is not `ipvs`".to_owned());
         };
@@ -120,6 +146,9 @@ impl Ipvs {
             let places = plane.sync.places.get().copied().unwrap_or_default();
             let templates = plane.templates.capacity();
             let workers = plane.workers.len();
+            Tell::check_room(workers, places, templates).map_err(|e| {
+                format!("{e}; set `limits.connections` or `limits.templates` lower")
+            })?;
             let tell = Tell::new(settings.policy, version, workers, places, templates);
             Ok::<_, String>(Master {
                 tell: Arc::new(tell),
@@ -141,23 +170,33 @@ impl Ipvs {
                 // One byte more, so that a message that was cut is seen to be no message.
                 buffer: vec![0; channel.received_max(mtu) + 1],
                 waiting: HashMap::new(),
+                retrying: IntoIter::default(),
+                retry_at: None,
                 pruned: Tick(0),
-                generation: 0,
+                services: None,
             })
         });
+        let (master, backup) = (master.transpose()?, backup.transpose()?);
         let started = Self {
             plane: Arc::clone(plane),
-            tables,
-            master: master.transpose()?,
-            backup: backup.transpose()?,
+            tables: tables(),
+            master,
+            backup,
             traffic: Traffic::default(),
             rejections: Rejections::default(),
             unbound: 0,
             refused: 0,
+            retried: 0,
         };
         let tell = started.master.as_ref().map(|m| Arc::clone(&m.tell));
         plane.sync.tell.store(tell);
         Ok(started)
+    }
+
+    /// Ends it; what is known of peers' templates stays.
+    #[must_use]
+    pub fn end(mut self) -> Peers {
+        self.tables.take_peers()
     }
 
     /// Sockets that messages come in by.
@@ -188,7 +227,7 @@ impl Ipvs {
         let mut more = self.take_offers(now);
         more |= self.send(now);
         more |= self.receive(now);
-        self.retry(now);
+        more |= self.retry(now);
         self.tables.flush();
         self.tables.step(now, &mut Nothing);
         while let Some((_, _, outcome)) = self.tables.next_outcome() {
@@ -333,43 +372,56 @@ impl Ipvs {
             }
             Install::Template { entry, engine } => {
                 let data = engine.map(|e| e.data);
-                if self.put_template(snapshot, entry, data, now) {
-                    return;
+                let put = self.put_template(snapshot, entry, data, now);
+                if put != Put::There {
+                    self.unbound += 1;
+                    backup.wait(entry, data, now);
+                    backup.note(put, now);
                 }
-                self.unbound += 1;
-                backup.wait(entry, data, now);
             }
         }
     }
 
-    /// Tries again what waits for its service or server, when there may be one.
-    fn retry(&mut self, now: Tick) {
+    /// Tries again what waits for its service or server, when there may be one, some at a time. Whether there is more.
+    fn retry(&mut self, now: Tick) -> bool {
         let Some(mut backup) = self.backup.take() else {
-            return;
+            return false;
         };
         let snapshot = self.plane.snapshot.load_full();
-        if backup.generation != snapshot.generation {
-            backup.generation = snapshot.generation;
-            backup.waiting.retain(|(.., data), w| {
-                let left = w.until.since(now);
-                let entry = Entry {
-                    timeout: left,
-                    ..w.entry
-                };
-                left > 0 && !self.put_template(&snapshot, &entry, data.as_deref(), now)
-            });
+        backup.begin_retry(&snapshot, now);
+        for _ in 0..RETRIED_MAX {
+            let Some((key, waiting)) = backup.retrying.next() else {
+                break;
+            };
+            self.retried += 1;
+            let left = waiting.until.since(now);
+            let entry = Entry {
+                timeout: left,
+                ..waiting.entry
+            };
+            if left == 0 {
+                continue;
+            }
+            let put = self.put_template(&snapshot, &entry, key.3.as_deref(), now);
+            if put != Put::There {
+                // What the peer told of it meanwhile is newer.
+                backup.waiting.entry(key).or_insert(waiting);
+                backup.note(put, now);
+            }
         }
+        let more = backup.retrying.len() > 0;
         self.backup = Some(backup);
+        more
     }
 
-    /// Puts a template in; `false` when its service or server is not known here.
+    /// Puts a template in.
     fn put_template(
         &mut self,
         snapshot: &Snapshot,
         entry: &Entry,
         data: Option<&[u8]>,
         now: Tick,
-    ) -> bool {
+    ) -> Put {
         match &entry.ends {
             AnyEnds::V4(ends) => self.put_template_of(snapshot, ends, entry, data, now),
             AnyEnds::V6(ends) => self.put_template_of(snapshot, ends, entry, data, now),
@@ -383,9 +435,9 @@ impl Ipvs {
         entry: &Entry,
         data: Option<&[u8]>,
         now: Tick,
-    ) -> bool {
+    ) -> Put {
         let Some((key, dest)) = template_key::<F>(snapshot, ends, entry, data) else {
-            return false;
+            return Put::Unknown;
         };
         let terms = TemplateTerms {
             timeout: entry.timeout,
@@ -396,11 +448,34 @@ impl Ipvs {
             moves: false,
             origin: Origin::Synced,
         };
-        self.tables.put_template(snapshot, &key, dest, &terms, now)
+        if self.tables.put_template(snapshot, &key, dest, &terms, now) {
+            Put::There
+        } else {
+            Put::Full
+        }
     }
 }
 
 impl Backup {
+    /// Begins to try again what waits, if services or servers have changed or there may be room by now.
+    fn begin_retry(&mut self, snapshot: &Snapshot, now: Tick) {
+        let is_same = |s: &Arc<Services>| Arc::ptr_eq(s, &snapshot.services);
+        let is_time = self.retry_at.is_some_and(|at| now.reached(at));
+        if self.retrying.len() > 0 || self.services.as_ref().is_some_and(is_same) && !is_time {
+            return;
+        }
+        self.services = Some(Arc::clone(&snapshot.services));
+        self.retry_at = None;
+        self.retrying = std::mem::take(&mut self.waiting).into_iter();
+    }
+
+    /// Notes why something has to wait.
+    fn note(&mut self, put: Put, now: Tick) {
+        if put == Put::Full {
+            self.retry_at.get_or_insert(now.plus(RETRY));
+        }
+    }
+
     /// Keeps a template until its service or server is known, the last word of it. Peers may tell of the same one with
     /// every packet.
     fn wait(&mut self, entry: &Entry, data: Option<&[u8]>, now: Tick) {
@@ -411,7 +486,9 @@ impl Backup {
             [client, virtual_],
             data.map(<[u8]>::to_vec),
         );
-        let full = |b: &Self| b.waiting.len() >= WAITING_MAX && !b.waiting.contains_key(&key);
+        let full = |b: &Self| {
+            b.waiting.len() + b.retrying.len() >= WAITING_MAX && !b.waiting.contains_key(&key)
+        };
         if full(self) && now.since(self.pruned) >= Tick::PER_SECOND {
             self.pruned = now;
             self.waiting.retain(|_, w| !now.reached(w.until));

@@ -6,6 +6,7 @@
 
 mod edit;
 pub mod ipvs;
+mod places;
 pub mod polder;
 pub mod socket;
 mod status;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::socket::{self, Link, Use};
-use super::tables::{Finds, Tables};
+use super::tables::{Finds, Peers, Tables};
 use crate::forward::{PeerOutcome, PeerRule};
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId, TemplateEntry};
@@ -22,6 +22,8 @@ const RECEIVED_MAX: usize = 256;
 const SENT_MAX: usize = 256;
 /// Entries put into the tables in one turn.
 const APPLIED_MAX: usize = 8192;
+/// Entries looked at in one turn where all have to be looked at.
+pub const SLICE: u32 = 16_384;
 /// How often what could not be installed is tried again although nothing has changed, in ticks.
 const RETRY: u32 = 5 * Tick::PER_SECOND;
 /// For how long what went wrong is told, in ticks.
@@ -43,6 +45,8 @@ pub struct Polder {
     /// Walks over our own entries that ended.
     pub passes: u64,
     next_pass: Tick,
+    /// A walk is over, and what it did not find is being told.
+    ending: bool,
     /// What the tables had no room for at once.
     pending: Option<Apply>,
     /// What the socket had no room for.
@@ -66,13 +70,13 @@ pub fn keys(path: Option<&Path>) -> Result<Keys, String> {
 }
 
 impl Polder {
-    /// Opens the socket and begins.
+    /// Opens the socket and begins. `tables` are made when nothing can go wrong any more.
     ///
     /// # Errors
     /// A sentence.
     pub fn start(
         plane: &Arc<Plane>,
-        tables: Tables,
+        tables: impl FnOnce() -> Tables,
         settings: &Settings,
         (name, boot): (String, u64),
         entries_max: usize,
@@ -96,12 +100,23 @@ impl Polder {
             encrypt: settings.encrypt,
             entries_max,
             queue_max: settings.queue_max,
+            slice: SLICE,
             interval,
             ready_coverage: settings.ready_coverage,
             ready_timeout: Tick::ticks(settings.ready_timeout),
         };
         let node = Node::new(config, keys, boot, now);
-        Ok(Self::with(plane, tables, node, link))
+        Ok(Self::with(plane, tables(), node, link))
+    }
+
+    /// Ends it; what is known of peers' templates stays.
+    #[must_use]
+    pub fn end(mut self) -> Peers {
+        let node = self.node;
+        // Large mirrors take a while to be freed, for which nobody has to wait.
+        let freed = std::thread::Builder::new().name("sync-end".to_owned());
+        let _ = freed.spawn(move || drop(node));
+        self.tables.take_peers()
     }
 
     /// A node that is set up, over a socket that is open.
@@ -121,6 +136,7 @@ impl Polder {
             adopts: false,
             passes: 0,
             next_pass: now,
+            ending: false,
             pending: None,
             stuck: None,
             generation: 0,
@@ -161,7 +177,7 @@ impl Polder {
         self.walk(now);
         more |= self.apply(now);
         more |= self.send(now);
-        more || self.tables.busy()
+        more || self.ending || self.tables.busy()
     }
 
     /// Ticks until there is something to do, unless a datagram comes.
@@ -190,9 +206,8 @@ impl Polder {
     /// A part of the walk over our own entries.
     fn walk(&mut self, now: Tick) {
         let due = now.reached(self.next_pass) || self.node.wants_pass();
-        if self.tells && !self.tables.passing() && due {
+        if self.tells && !self.tables.passing() && !self.ending && due {
             self.next_pass = now.plus(self.interval);
-            self.tables.tidy();
             let adopts = self.node.pass_begin(now);
             self.tables.begin_pass(adopts || self.adopts);
         }
@@ -200,8 +215,9 @@ impl Polder {
             node: &mut self.node,
             now,
         };
-        if self.tables.step(now, &mut told) {
-            self.node.pass_end(now);
+        self.ending |= self.tables.step(now, &mut told);
+        if self.ending && self.node.pass_end(now) {
+            self.ending = false;
             self.passes += 1;
         }
     }

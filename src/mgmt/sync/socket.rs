@@ -7,6 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::sys::Socket as Netlink;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
@@ -100,7 +105,7 @@ pub fn open(channel: &Channel, offset: u16, what: Use) -> Result<Link, String> {
     let failed = |e: io::Error| sentence(channel, group, &e);
     let socket = set_up().map_err(failed)?;
     let socket = UdpSocket::from_std(socket.into()).map_err(failed)?;
-    let mtu = on.and_then(|(name, _)| mtu_of(name)).unwrap_or(1500);
+    let mtu = on.and_then(|(_, index)| mtu_of(index)).unwrap_or(1500);
     Ok(Link {
         socket,
         targets,
@@ -204,7 +209,69 @@ fn primary(name: &str) -> Option<Ipv4Addr> {
         .find_map(of)
 }
 
-fn mtu_of(name: &str) -> Option<usize> {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok()?;
-    text.trim().parse().ok()
+/// The MTU of the interface with this number, as the kernel says for the network namespace of this thread. /sys shows the
+/// interfaces of the namespace that it was mounted in, which may be another.
+fn mtu_of(index: u32) -> Option<usize> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+    if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::GetLink(link)) = &mut request.payload {
+        link.header.index = index;
+    }
+    request.header.flags = NLM_F_REQUEST;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    let mut netlink = Netlink::new(NETLINK_ROUTE).ok()?;
+    netlink.bind_auto().ok()?;
+    netlink
+        .connect(&rtnetlink::sys::SocketAddr::new(0, 0))
+        .ok()?;
+    netlink.send(&bytes, 0).ok()?;
+    // The kernel has answered by then.
+    let (answer, _) = netlink.recv_from_full().ok()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).ok()?;
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload else {
+        return None;
+    };
+    let mtu = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::Mtu(mtu) => usize::try_from(*mtu).ok(),
+        _ => None,
+    };
+    link.attributes.iter().find_map(mtu)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    #[test]
+    fn the_mtu_is_that_of_the_threads_network_namespace() {
+        let outside = index_of("lo").ok().and_then(mtu_of).expect("it has one");
+        let inside = std::thread::spawn(|| {
+            if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
+                return Err(format!("no network namespace: {e}"));
+            }
+            let words = ["link", "set", "lo", "mtu", "4321"];
+            match Command::new("ip").args(words).status() {
+                Ok(status) if status.success() => {}
+                other => return Err(format!("`ip link set`: {other:?}")),
+            }
+            Ok(index_of("lo").ok().and_then(mtu_of))
+        });
+        match inside.join().expect("no panic") {
+            Ok(inside) => {
+                assert_eq!(inside, Some(4321));
+                assert_eq!(index_of("lo").ok().and_then(mtu_of), Some(outside));
+            }
+            Err(why) => eprintln!("SKIPPED: {why}"),
+        }
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_has_no_mtu() {
+        assert_eq!(mtu_of(i32::MAX.unsigned_abs()), None);
+    }
 }

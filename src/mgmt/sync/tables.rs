@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::places::{PART, Places};
 use crate::forward::director::{dest_of, is_peers, owner, session_hash};
 use crate::forward::{PeerOutcome, PeerRule, PeerTerms, ServiceKind, Services, Side, Snapshot};
 use crate::net::{Af, HashKey, Tick, V4, V6};
@@ -32,8 +33,11 @@ const BATCH: usize = 128;
 const OUTSTANDING_MAX: usize = 24;
 /// Pages among them.
 const PAGES_MAX: usize = 16;
-/// Places of templates that are looked at in one step.
-const TEMPLATE_STEP: u32 = 4096;
+/// Parts of the templates' places that are looked at in one step, and templates from which on that is enough.
+const TEMPLATE_PARTS: u32 = 8;
+const TEMPLATES_ENOUGH: usize = 2048;
+/// Connections, told of or taken over, of which answers are taken in one step.
+const COLLECTED_MAX: usize = 8192;
 /// Longest time that an entry lives beyond what its peer said, in ticks: peers tell of what moved by more than 10 s, or a
 /// quarter of the timeout if that is less, and a pass and the network take some time.
 const GRACE_MAX: u32 = 10 * Tick::PER_SECOND;
@@ -47,18 +51,23 @@ fn grace(timeout: u32) -> u32 {
     (timeout / 4).min(GRACE_MAX) + GRACE_MORE
 }
 
+/// Templates of peers, each with when its timer was last made to fire.
+pub type Peers = Places<Tick>;
+
 /// The tables of all workers, and the templates.
 #[derive(Debug)]
 pub struct Tables {
     plane: Arc<Plane>,
     owner_key: HashKey,
     links: Vec<Link>,
+    /// The worker whose answers are taken first.
+    collect_first: usize,
     outcomes: VecDeque<(u64, EntryId, PeerOutcome)>,
     pass: Option<Pass>,
-    /// Numbers of templates by place, each with the life that it was given in.
-    ids: HashMap<u32, (u32, EntryId)>,
-    /// Templates of peers by place, each with its life and when its timer was last made to fire.
-    peers: HashMap<u32, (u32, Tick)>,
+    /// Numbers of templates.
+    ids: Places<EntryId>,
+    /// Templates of peers, each with when its timer was last made to fire.
+    peers: Peers,
     names: Names,
     /// Half-open connections are walked, too.
     everything: bool,
@@ -146,8 +155,9 @@ impl Tables {
             links,
             outcomes: VecDeque::new(),
             pass: None,
-            ids: HashMap::new(),
-            peers: HashMap::new(),
+            ids: Places::default(),
+            peers: Peers::default(),
+            collect_first: 0,
             names: Names::default(),
             everything: false,
             orphans: Vec::new(),
@@ -159,6 +169,19 @@ impl Tables {
     pub fn with_everything(mut self) -> Self {
         self.everything = true;
         self
+    }
+
+    /// With what is known of peers' templates from before.
+    #[must_use]
+    pub fn with_peers(mut self, peers: Peers) -> Self {
+        self.peers = peers;
+        self
+    }
+
+    /// What is known of peers' templates, which outlives a change of settings as the templates do.
+    #[must_use]
+    pub fn take_peers(&mut self) -> Peers {
+        std::mem::take(&mut self.peers)
     }
 
     /// Begins a walk, instead of one that is underway. With `adopts` what peers told of that are gone, and nobody else,
@@ -242,22 +265,45 @@ impl Tables {
     ) -> Option<u32> {
         let plane = Arc::clone(&self.plane);
         let snapshot = plane.snapshot.load();
-        plane.templates.dump(at, TEMPLATE_STEP, now, |row| {
-            let theirs = self.is_peers(row.at, now.plus(row.remaining));
-            let Some(template) = template_entry(&snapshot, &row) else {
-                return;
-            };
-            let id = finds.number(&template);
-            self.ids.insert(row.at.index, (row.at.version, id));
-            let entry = Entry::Template(Box::new(template));
-            if theirs {
-                if !adopts || finds.is_told(&entry) {
-                    return;
-                }
-                self.peers.remove(&row.at.index);
+        let mut at = at;
+        let mut found = 0;
+        for _ in 0..TEMPLATE_PARTS {
+            let next = plane.templates.dump(at, PART, now, |row| {
+                found += 1;
+                self.found_template(&snapshot, &row, adopts, now, finds);
+            });
+            self.ids.tidy(at, &plane.templates);
+            self.peers.tidy(at, &plane.templates);
+            at = next?;
+            if found >= TEMPLATES_ENOUGH {
+                break;
             }
-            finds.entry(entry);
-        })
+        }
+        Some(at)
+    }
+
+    fn found_template(
+        &mut self,
+        snapshot: &Snapshot,
+        row: &TemplateRow,
+        adopts: bool,
+        now: Tick,
+        finds: &mut impl Finds,
+    ) {
+        let theirs = self.is_peers(row.at, now.plus(row.remaining));
+        let Some(template) = template_entry(snapshot, row) else {
+            return;
+        };
+        let id = finds.number(&template);
+        self.ids.insert(row.at, id);
+        let entry = Entry::Template(Box::new(template));
+        if theirs {
+            if !adopts || finds.is_told(&entry) {
+                return;
+            }
+            self.peers.remove(row.at.index);
+        }
+        finds.entry(entry);
     }
 
     /// Whether a template is one that a peer told of and that nobody has used here.
@@ -265,18 +311,29 @@ impl Tables {
         // Workers' clocks differ by a tick.
         let untouched = |set: Tick| set.plus(2).reached(deadline);
         self.peers
-            .get(&at.index)
-            .is_some_and(|(life, set)| *life == at.version && untouched(*set))
+            .get(at.index)
+            .is_some_and(|(life, set)| life == at.version && untouched(set))
     }
 
     /// Takes the workers' answers.
     fn collect(&mut self, mut pass: Option<&mut Pass>, now: Tick, finds: &mut impl Finds) {
-        for worker in 0..self.links.len() {
-            while let Some(mut work) = self.plane.workers[worker].sync_done.pop() {
+        let mut left = COLLECTED_MAX;
+        let workers = self.links.len();
+        for n in 0..workers {
+            let worker = (self.collect_first + n) % workers;
+            if left == 0 {
+                // Who had to wait comes first the next time.
+                self.collect_first = worker;
+                return;
+            }
+            while left > 0
+                && let Some(mut work) = self.plane.workers[worker].sync_done.pop()
+            {
                 let link = &mut self.links[worker];
                 link.outstanding = link.outstanding.saturating_sub(1);
                 match &mut *work {
                     SyncWork::Install(rows) => {
+                        left = left.saturating_sub(rows.len());
                         let done = rows.drain(..);
                         let refused = PeerOutcome::Refused;
                         self.outcomes
@@ -293,6 +350,11 @@ impl Tables {
                             };
                             walk.ended |= page.done && walk.af == Some(af);
                         }
+                        let found = match &page.rows {
+                            SyncRows::V4(rows) => rows.len(),
+                            SyncRows::V6(rows) => rows.len(),
+                        };
+                        left = left.saturating_sub(found);
                         match &mut page.rows {
                             SyncRows::V4(rows) => self.find(rows, adopts, now, finds),
                             SyncRows::V6(rows) => self.find(rows, adopts, now, finds),
@@ -329,10 +391,10 @@ impl Tables {
     /// Who tells of a connection tells of its template, too: another director could not link them otherwise, and would
     /// let the template go.
     fn own_template(&mut self, index: u32, now: Tick, finds: &mut impl Finds) {
-        let Some((life, _)) = self.peers.get(&index).copied() else {
+        let Some((life, _)) = self.peers.get(index) else {
             return;
         };
-        self.peers.remove(&index);
+        self.peers.remove(index);
         let plane = Arc::clone(&self.plane);
         let snapshot = plane.snapshot.load();
         plane.templates.dump(index, 1, now, |row| {
@@ -373,7 +435,7 @@ impl Tables {
     {
         let template = self
             .ids
-            .get(&{ conn.template })
+            .get(conn.template)
             .filter(|(life, _)| self.plane.templates.get(conn.template).version == *life);
         ConnEntry {
             ends: conn.ends().into(),
@@ -382,7 +444,7 @@ impl Tables {
             flags: conn.flags() & TOLD,
             timeout: conn.timeout(),
             remaining: conn.remaining(now),
-            template: template.map(|(_, id)| *id),
+            template: template.map(|(_, id)| id),
         }
     }
 
@@ -605,7 +667,7 @@ impl Tables {
         templates.restart(at, terms.ticks, now);
         if terms.origin == Origin::Synced {
             let set = now.plus(terms.ticks);
-            self.peers.insert(at.index, (at.version, set));
+            self.peers.insert(at, set);
         }
         true
     }
@@ -625,7 +687,7 @@ impl Tables {
                 .is_some_and(|deadline| self.is_peers(at, deadline))
         {
             templates.end(at);
-            self.peers.remove(&at.index);
+            self.peers.remove(at.index);
         }
     }
 
@@ -645,14 +707,6 @@ impl Tables {
             _ => 0,
         };
         Some((at, session))
-    }
-
-    /// Forgets what is known of places that templates have left; to be called now and then.
-    pub fn tidy(&mut self) {
-        let templates = &self.plane.templates;
-        let lives = |at: u32, life: u32| templates.get(at).version == life;
-        self.ids.retain(|at, (life, _)| lives(*at, *life));
-        self.peers.retain(|at, (life, _)| lives(*at, *life));
     }
 }
 

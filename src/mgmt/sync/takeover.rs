@@ -12,6 +12,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
+use super::polder::SLICE;
 use super::tables::{Finds, Tables};
 use crate::forward::PeerRule;
 use crate::net::Tick;
@@ -251,6 +252,7 @@ impl Collector {
             self.node.applied(*peer, *id, false);
         }
         self.node.retry_uninstalled();
+        while self.node.work(now) {}
         let mut entries = Vec::with_capacity(self.entries.len());
         while let Some(apply) = self.node.next_apply(now) {
             if let What::Install(entry) = apply.what {
@@ -280,6 +282,7 @@ pub fn node_config(role: Role, entries_max: usize) -> Config {
         encrypt: false,
         entries_max,
         queue_max: QUEUE,
+        slice: SLICE,
         interval: Tick::PER_SECOND / 5,
         ready_coverage: 1.0,
         ready_timeout: u32::MAX / 4,

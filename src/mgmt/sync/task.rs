@@ -18,7 +18,7 @@ use super::Traffic;
 use super::ipvs::Ipvs;
 use super::polder::{self, Polder};
 use super::socket::Link;
-use super::tables::Tables;
+use super::tables::{Peers, Tables};
 use super::takeover;
 use crate::net::{HashKey, Tick};
 use crate::sync::polder::sender::Listener;
@@ -200,11 +200,12 @@ impl Machine {
     pub async fn run(self) {
         // A change of settings changes nothing of what the tables have.
         let mut ready = false;
+        let mut peers = Peers::default();
         loop {
             if let HandOver::Telling { port, key } | HandOver::Finishing { port, key } =
                 self.control.hand_over()
             {
-                self.give(port, &key).await;
+                self.give(port, &key, &mut peers).await;
                 continue;
             }
             let settings = self.control.settings();
@@ -216,10 +217,14 @@ impl Machine {
                 self.control.changed.notified().await;
                 continue;
             }
-            match self.start(&settings, ready) {
-                Ok(running) => {
+            match self.start(&settings, ready, &mut peers) {
+                Ok(mut running) => {
                     self.set_off_duty(settings.backup_only && settings.role.is_backup());
-                    ready = self.play(running, &settings, ready).await;
+                    ready = self.play(&mut running, &settings, ready).await;
+                    peers = match running {
+                        Running::Polder(p) => p.end(),
+                        Running::Ipvs(i) => i.end(),
+                    };
                 }
                 Err(problem) => {
                     // What can't be taken from others must not keep this one from its work.
@@ -244,7 +249,7 @@ impl Machine {
     }
 
     /// Hands everything over to another process; returns when that is done or given up.
-    async fn give(&self, port: u16, key: &str) {
+    async fn give(&self, port: u16, key: &str, peers: &mut Peers) {
         let target = takeover::listener(port);
         let node = Keys::parse(key)
             .map_err(|e| e.to_string())
@@ -261,7 +266,7 @@ impl Machine {
                     on: None,
                 };
                 let node = Node::new(config, keys, random(), self.plane.now());
-                let tables = Tables::new(Arc::clone(&self.plane), self.owner_key).with_everything();
+                let tables = self.tables(peers).with_everything();
                 Ok(Polder::with(&self.plane, tables, node, link))
             });
         let mut node = match node {
@@ -310,6 +315,7 @@ impl Machine {
             if let Some(why) = why {
                 eprintln!("polder: {why}; this process goes on");
                 self.plane.sync.deaf.store(false, Ordering::Relaxed);
+                *peers = node.end();
                 return;
             }
             let covered = !listeners.is_empty() && listeners.iter().all(|l| has_all(l));
@@ -356,8 +362,19 @@ impl Machine {
         std::future::pending::<()>().await;
     }
 
-    fn start(&self, settings: &Settings, was_ready: bool) -> Result<Running, String> {
+    /// The tables, with what is known of peers' templates.
+    fn tables(&self, peers: &mut Peers) -> Tables {
         let tables = Tables::new(Arc::clone(&self.plane), self.owner_key);
+        tables.with_peers(std::mem::take(peers))
+    }
+
+    fn start(
+        &self,
+        settings: &Settings,
+        was_ready: bool,
+        peers: &mut Peers,
+    ) -> Result<Running, String> {
+        let tables = || self.tables(peers);
         Ok(match settings.format {
             Format::Ipvs(_) => Running::Ipvs(Box::new(Ipvs::start(&self.plane, tables, settings)?)),
             Format::Polder => {
@@ -378,27 +395,27 @@ impl Machine {
     }
 
     /// Works until the settings change; whether it was ready last.
-    async fn play(&self, mut running: Running, settings: &Settings, was_ready: bool) -> bool {
+    async fn play(&self, running: &mut Running, settings: &Settings, was_ready: bool) -> bool {
         let began = Instant::now();
         let mut told = None::<Instant>;
         let mut problem = None;
         let mut ready = None;
         loop {
             let now = self.plane.now();
-            let (more, rest) = match &mut running {
+            let (more, rest) = match running {
                 Running::Polder(p) => (p.turn(now), p.rest(now)),
                 Running::Ipvs(i) => (i.turn(now), 1),
             };
             if told.is_none_or(|t| t.elapsed() >= TELLING) {
                 told = Some(Instant::now());
-                if !links(&running).iter().all(|link| link.is_there()) {
+                if !links(running).iter().all(|link| link.is_there()) {
                     // What it will be like when it is there again is found out by opening it.
                     return ready.unwrap_or(was_ready);
                 }
                 let waits = !was_ready
                     && settings.role.is_backup()
                     && began.elapsed() < settings.ready_timeout;
-                let state = state_of(&running, problem.clone(), &self.plane, !waits);
+                let state = state_of(running, problem.clone(), &self.plane, !waits);
                 let is_ready = match (&state.node, &state.ipvs) {
                     (Some(node), _) => node.ready,
                     (None, ipvs) => ipvs.as_ref().is_some_and(|i| i.ready),
@@ -419,7 +436,7 @@ impl Machine {
                     {
                         return ready.unwrap_or(was_ready);
                     }
-                    if let Running::Polder(p) = &mut running {
+                    if let Running::Polder(p) = &mut *running {
                         match polder::keys(settings.key_file.as_deref()) {
                             Ok(keys) => {
                                 p.node.set_keys(keys);
@@ -429,7 +446,7 @@ impl Machine {
                         }
                     }
                 }
-                () = readable(&running) => {
+                () = readable(running) => {
                     // Others on this thread get their turn, too.
                     tokio::task::yield_now().await;
                 }

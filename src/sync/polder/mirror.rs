@@ -9,6 +9,7 @@
 
 use hashbrown::HashTable;
 
+use super::rounds::Budget;
 use super::wire::{BUCKETS, bucket_of};
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId};
@@ -317,6 +318,15 @@ impl Mirror {
             found.remove();
         }
         entry
+    }
+
+    /// Frees the memory of about so many slots; whether that was all. For one that nobody uses any more.
+    pub fn dismantle(&mut self, budget: &mut Budget) -> bool {
+        while !self.chunks.is_empty() && !budget.is_spent() {
+            self.chunks.pop();
+            budget.take(2 * CHUNK);
+        }
+        self.chunks.is_empty()
     }
 
     fn take_slot(&mut self) -> u32 {

@@ -9,6 +9,7 @@ pub mod mirror;
 mod node;
 pub mod receiver;
 mod rejected;
+mod rounds;
 pub mod seal;
 pub mod sender;
 pub mod wire;

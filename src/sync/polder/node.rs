@@ -18,7 +18,9 @@ use serde::Serialize;
 pub use status::{Direction, Peer, State, Status, Traffic};
 
 use super::keys::Keys;
+use super::mirror::Mirror;
 use super::receiver::{ALIVE, Apply, Bequest, Outgoing, Receiver, Welcomed, What};
+use super::rounds::Budget;
 use super::seal::{self, Sealer};
 use super::sender::{FORGOTTEN_AFTER, MARK_EVERY, PEERS_MAX, Sender, To, same_server};
 use super::wire::{self, Hello, Kind, Message, Report, Roles, Versions, Welcome};
@@ -87,6 +89,8 @@ pub struct Config {
     pub entries_max: usize,
     /// Datagrams of the stream that wait at most.
     pub queue_max: usize,
+    /// Entries that one call looks at, where all of a mirror have to be looked at.
+    pub slice: u32,
     /// Ticks from one pass to the next. For the caller; the node takes them as they come.
     pub interval: u32,
     /// The share of each sender's entries that it takes to be ready, 0 to 1.
@@ -171,6 +175,8 @@ pub struct Node {
     began: Tick,
     sender: Option<Sender>,
     receivers: Vec<Receiver>,
+    /// Mirrors of those that are not followed any more, to be freed.
+    mirrors_gone: Vec<Mirror>,
     orphans: Orphans,
     /// The receiver that is asked first for something to apply.
     turn: usize,
@@ -214,6 +220,7 @@ impl Node {
             began: now,
             sender,
             receivers: Vec::new(),
+            mirrors_gone: Vec::new(),
             orphans: Orphans::None,
             turn: 0,
             control: VecDeque::new(),
@@ -288,14 +295,17 @@ impl Node {
         }
     }
 
-    /// Ends a pass: what was told before and did not come in it is gone.
-    pub fn pass_end(&mut self, now: Tick) {
+    /// Ends a pass: what was told before and did not come in it is gone. `false` when there is more of that, for which it has
+    /// to be called again; a pass that begins instead begins anew.
+    pub fn pass_end(&mut self, now: Tick) -> bool {
         if let Some(sender) = &mut self.sender {
             // What was ours, and is a peer's as well, is the peer's now.
             let receivers = &mut self.receivers;
-            sender.pass_end(now, |entry| {
-                receivers.iter_mut().for_each(|r| r.offer(entry))
-            });
+            let mut budget = Budget(self.config.slice);
+            let offer = |entry: &Entry| receivers.iter_mut().for_each(|r| r.offer(entry));
+            if !sender.pass_end(now, &mut budget, offer) {
+                return false;
+            }
             if let Orphans::Underway { passes, deferred } = self.orphans {
                 let all = sender.told().deferred == deferred;
                 if all || passes >= ADOPTING_MAX {
@@ -309,6 +319,7 @@ impl Node {
                 }
             }
         }
+        true
     }
 
     /// The number of a template of this director, for the connections that it controls.
@@ -569,8 +580,18 @@ impl Node {
         let silent = silent.filter(|(_, r)| !r.is_alive(now));
         let longest = silent.max_by_key(|(_, r)| now.since(r.heard));
         let (at, _) = longest.ok_or(Rejected::Peers)?;
-        self.records_before += self.receivers.remove(at).records();
+        let gone = self.receivers.remove(at);
+        self.leave(gone);
         Ok(())
+    }
+
+    /// Forgets what somebody told.
+    fn leave(&mut self, gone: Receiver) {
+        self.records_before += gone.records();
+        if self.mirrors_gone.len() >= PEERS_MAX {
+            self.mirrors_gone.remove(0);
+        }
+        self.mirrors_gone.push(gone.into_mirror());
     }
 
     fn queue(&mut self, to: To, kind: Kind, body: Vec<u8>) {
@@ -595,9 +616,24 @@ impl Node {
             }
         }
         self.outgoing = outgoing;
+        self.work(now);
         self.greet_group(now);
         self.forget(now);
         self.judge(now);
+    }
+
+    /// Goes on with what goes over all entries of mirrors; whether there is more of it. [`Node::poll`] does it, too.
+    pub fn work(&mut self, now: Tick) -> bool {
+        let mut budget = Budget(self.config.slice);
+        for receiver in &mut self.receivers {
+            receiver.work(now, &mut budget);
+        }
+        self.mirrors_gone.retain_mut(|m| !m.dismantle(&mut budget));
+        self.has_work()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.mirrors_gone.is_empty() || self.receivers.iter().any(Receiver::has_work)
     }
 
     fn greet_group(&mut self, now: Tick) {
@@ -641,8 +677,8 @@ impl Node {
         }
         let is_bequeathed = |r: &Receiver| !tells || r.bequest == Bequest::Settled;
         let is_over = |r: &mut Receiver| over.contains(&r.boot) && is_bequeathed(r);
-        let gone = self.receivers.extract_if(.., is_over);
-        self.records_before += gone.map(|r| r.records()).sum::<u64>();
+        let gone: Vec<_> = self.receivers.extract_if(.., is_over).collect();
+        gone.into_iter().for_each(|r| self.leave(r));
     }
 
     fn judge(&mut self, now: Tick) {
@@ -705,7 +741,7 @@ impl Node {
     /// When to call [`Node::poll`] and [`Node::next_send`] next, at the latest.
     #[must_use]
     pub fn wake_at(&self, now: Tick) -> Option<Tick> {
-        if !self.control.is_empty() {
+        if !self.control.is_empty() || self.has_work() {
             return Some(now);
         }
         let sender = self.sender.as_ref().map(|s| s.wake_at(now));
@@ -782,7 +818,8 @@ impl Node {
         }
     }
 
-    /// Offers again what the tables did not take: a service was added, or there is room again.
+    /// Offers again what the tables did not take: a service was added, or there is room again. It takes some calls of
+    /// [`Node::poll`].
     pub fn retry_uninstalled(&mut self) {
         for receiver in &mut self.receivers {
             receiver.retry_uninstalled();

@@ -18,6 +18,7 @@ use clock::Clock;
 use order::Order;
 
 use super::mirror::{BucketSet, Digest, Mirror, flag, worth};
+use super::rounds::{Budget, DONE, Round};
 use super::sender::{same, same_server, shift_max};
 use super::wire::{self, Joiner, Kind, Message, Record, Report, Want, Wanted};
 use super::{Rejected, Rejections};
@@ -142,8 +143,22 @@ pub struct Receiver {
     late_templates: bool,
     unlinked: usize,
     linked: Tick,
+    rounds: Rounds,
     overflow: u64,
     records: u64,
+}
+
+/// What goes over all entries, and is done some at a time.
+#[derive(Debug, Default)]
+struct Rounds {
+    /// Entries of a silent sender whose time is over are dropped.
+    sweep: Round,
+    /// What the tables refused is offered again.
+    retry: Round,
+    /// Connections whose templates came after them are offered again.
+    link: Round,
+    /// How many of those that wait for their templates are still to be looked at.
+    waiting: usize,
 }
 
 /// Who is listened to, as its welcome says.
@@ -199,6 +214,7 @@ impl Receiver {
             late_templates: false,
             unlinked: 0,
             linked: now,
+            rounds: Rounds::default(),
             overflow: 0,
             records: 0,
         }
@@ -568,12 +584,39 @@ impl Receiver {
         }
         if now.since(self.heard) > SILENT && now.since(self.swept) >= Tick::PER_SECOND {
             self.swept = now;
-            self.sweep(now);
+            self.rounds.sweep.ask();
         }
+    }
+
+    /// Goes on with what goes over all entries.
+    pub fn work(&mut self, now: Tick, budget: &mut Budget) {
+        self.link_waiting(now, budget);
+        self.link_late(budget);
+        self.retry(budget);
+        self.sweep(now, budget);
+    }
+
+    /// Whether there is something to go on with.
+    pub fn has_work(&self) -> bool {
+        let Rounds {
+            sweep,
+            retry,
+            link,
+            waiting,
+        } = self.rounds;
+        waiting > 0 || [sweep, retry, link].into_iter().any(Round::is_underway)
+    }
+
+    /// Its mirror, which takes a while to be freed when it is large.
+    pub fn into_mirror(self) -> Mirror {
+        self.mirror
     }
 
     /// When it is time for something next.
     pub fn wake_at(&self, now: Tick) -> Tick {
+        if self.has_work() {
+            return now;
+        }
         let mut at = self.reported.plus(REPORT_EVERY);
         if !self.is_alive(now) {
             at = now.plus(Tick::PER_SECOND);
@@ -637,12 +680,16 @@ impl Receiver {
     }
 
     /// Drops entries of a silent sender whose time is over. Tables have timers of their own.
-    fn sweep(&mut self, now: Tick) {
-        for at in 0..self.mirror.slots() {
+    fn sweep(&mut self, now: Tick, budget: &mut Budget) {
+        if now.since(self.heard) <= SILENT {
+            return self.rounds.sweep.stop();
+        }
+        while let Some(at) = self.rounds.sweep.next(self.mirror.slots(), budget) {
             let slot = self.mirror.slot(at);
             if !slot.is_live() || !now.reached(slot.deadline.plus(GRACE)) {
                 continue;
             }
+            budget.take(DONE);
             self.uncount(at);
             let slot = self.mirror.slot_mut(at);
             slot.flags &= !flag::INSTALLED;

@@ -17,6 +17,7 @@ use ring::Ring;
 
 use super::Rejected;
 use super::mirror::{BucketSet, Digest, Mirror, worth};
+use super::rounds::{Budget, DONE, Round};
 use super::wire::{
     self, BUCKETS, Bucket, Buckets, Lost, Mark, Nack, Record, StreamBuilder, TIME_MAX, VECTOR_MAX,
     Versions, Wanted,
@@ -120,6 +121,8 @@ pub struct Sender {
     pass: u16,
     /// Entries that this pass saw.
     seen: usize,
+    /// Where to go on at the pass's end with what it did not see.
+    ending: Round,
     wanted: BucketSet,
     repair: Option<Repair>,
     vector_wanted: bool,
@@ -151,6 +154,7 @@ impl Sender {
             queue_max: queue_max.max(1),
             pass: 0,
             seen: 0,
+            ending: Round::default(),
             wanted: BucketSet::default(),
             repair: None,
             vector_wanted: false,
@@ -212,6 +216,8 @@ impl Sender {
     pub fn pass_begin(&mut self) {
         self.pass = self.pass.wrapping_add(1);
         self.seen = 0;
+        // What the pass before did not come to, this one finds.
+        self.ending.stop();
     }
 
     /// An entry of the tables. It is told of if it is new or not as it was told.
@@ -267,30 +273,43 @@ impl Sender {
         self.seen += 1;
     }
 
-    /// Ends a pass: what it did not see is gone, and given to `gone`.
-    pub fn pass_end(&mut self, now: Tick, gone: impl FnMut(&Entry)) {
-        self.told.passes += 1;
+    /// Goes on with the end of a pass: what it did not see is gone, and given to `gone`. Whether that was all.
+    pub fn pass_end(&mut self, now: Tick, budget: &mut Budget, gone: impl FnMut(&Entry)) -> bool {
         if self.seen < self.mirror.len() {
-            self.remove_unseen(now, gone);
+            if !self.ending.is_underway() {
+                self.ending.ask();
+            }
+            self.remove_unseen(now, budget, gone);
         }
+        if self.seen < self.mirror.len() {
+            if self.is_full() {
+                // The next pass finds it again.
+                self.told.deferred += 1;
+            } else if self.ending.is_underway() {
+                return false;
+            }
+        }
+        self.ending.stop();
+        self.told.passes += 1;
         if !self.is_full() {
             self.mark(now);
         }
+        true
     }
 
-    fn remove_unseen(&mut self, now: Tick, mut gone: impl FnMut(&Entry)) {
-        for at in 0..self.mirror.slots() {
+    fn remove_unseen(&mut self, now: Tick, budget: &mut Budget, mut gone: impl FnMut(&Entry)) {
+        while let Some(at) = self.ending.next(self.mirror.slots(), budget) {
             let slot = self.mirror.slot(at);
             if !slot.is_live() || slot.pass == self.pass {
                 continue;
             }
             if self.is_full() {
-                self.told.deferred += 1;
                 return;
             }
             let id = slot.id;
             self.put(now, &Record::Remove(id));
             self.told.removes += 1;
+            budget.take(DONE);
             gone(&self.mirror.free(at));
         }
     }

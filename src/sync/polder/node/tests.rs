@@ -23,6 +23,7 @@ fn config(name: &str, role: Role) -> Config {
         encrypt: true,
         entries_max: 100_000,
         queue_max: 1000,
+        slice: 300,
         interval: 100,
         ready_coverage: 0.99,
         ready_timeout: 3000,
@@ -120,7 +121,7 @@ impl Bed {
         for entry in self.own[at].clone() {
             self.nodes[at].pass_entry(self.now, entry);
         }
-        self.nodes[at].pass_end(self.now);
+        while !self.nodes[at].pass_end(self.now) {}
     }
 
     fn run(&mut self, ticks: u32) {
@@ -375,6 +376,47 @@ fn what_does_not_fit_the_queue_is_told_later() {
     bed.run(1200);
     assert_eq!(bed.tables[1].len(), 2000);
     assert!(bed.nodes[0].sender().expect("a master").told().deferred > 0);
+}
+
+#[test]
+fn what_is_gone_is_told_some_at_a_time_and_what_a_new_pass_cuts_off_is_told_by_that() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..5000).map(|n| conn(n, 90_000, None)).collect();
+    assert_eq!(settled(&mut bed), 5000);
+    bed.own[0].truncate(100);
+    let now = bed.now;
+    let removed = |bed: &Bed| bed.nodes[0].sender().expect("a master").told().removes;
+    bed.nodes[0].pass_begin(now);
+    assert!(!bed.nodes[0].pass_end(now));
+    let at_once = removed(&bed);
+    assert!((1..=300).contains(&at_once), "{at_once}");
+    // Nobody goes on with it.
+    bed.pass(0);
+    assert!(removed(&bed) >= 4900);
+    assert_eq!(settled(&mut bed), 100);
+}
+
+#[test]
+fn what_the_tables_refused_is_offered_again_some_at_a_time() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.own[0] = (0..1000).map(|n| conn(n, 90_000, None)).collect();
+    bed.takes = false;
+    settled(&mut bed);
+    let now = bed.now;
+    bed.nodes[1].retry_uninstalled();
+    assert_eq!(bed.nodes[1].wake_at(now), Some(now));
+    let mut parts = 0;
+    let mut offered = 0;
+    let mut more = true;
+    while more {
+        more = bed.nodes[1].work(now);
+        parts += 1;
+        while bed.nodes[1].next_apply(now).is_some() {
+            offered += 1;
+        }
+    }
+    assert_eq!(offered, 1000);
+    assert!(parts >= 4, "{parts}");
 }
 
 #[test]

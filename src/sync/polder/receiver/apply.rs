@@ -9,6 +9,7 @@ use super::Receiver;
 use crate::net::Tick;
 use crate::sync::entry::{Entry, EntryId, TemplateEntry};
 use crate::sync::polder::mirror::flag;
+use crate::sync::polder::rounds::{Budget, DONE};
 
 /// Ticks that connections wait for a template that did not come.
 const WAIT: u32 = Tick::PER_SECOND;
@@ -218,12 +219,15 @@ impl Receiver {
         }
     }
 
-    /// Offers again what the tables refused.
+    /// Offers again what the tables refused, in the calls of [`Receiver::work`] that follow.
     pub fn retry_uninstalled(&mut self) {
-        if self.refused == 0 {
-            return;
+        if self.refused > 0 {
+            self.rounds.retry.ask();
         }
-        for at in 0..self.mirror.slots() {
+    }
+
+    pub(super) fn retry(&mut self, budget: &mut Budget) {
+        while let Some(at) = self.rounds.retry.next(self.mirror.slots(), budget) {
             if self.mirror.slot(at).is(flag::REFUSED) {
                 self.enqueue(at);
             }
@@ -237,7 +241,20 @@ impl Receiver {
         if !news && !is_time {
             return;
         }
-        for _ in 0..self.queues.waiting.len() {
+        self.rounds.waiting = self.queues.waiting.len();
+        self.late_templates |= news;
+        if is_time {
+            self.linked = now;
+            if std::mem::take(&mut self.late_templates) && self.unlinked > 0 {
+                self.rounds.link.ask();
+            }
+        }
+    }
+
+    /// Lets those go on of which [`Self::link`] says so.
+    pub(super) fn link_waiting(&mut self, now: Tick, budget: &mut Budget) {
+        while self.rounds.waiting > 0 && budget.take(DONE) > 0 {
+            self.rounds.waiting -= 1;
             let Some((at, since)) = self.queues.waiting.pop_front() else {
                 break;
             };
@@ -247,13 +264,6 @@ impl Receiver {
                 self.enqueue(at);
             } else {
                 self.queues.waiting.push_back((at, since));
-            }
-        }
-        self.late_templates |= news;
-        if is_time {
-            self.linked = now;
-            if std::mem::take(&mut self.late_templates) && self.unlinked > 0 {
-                self.link_late();
             }
         }
     }
@@ -268,10 +278,14 @@ impl Receiver {
     }
 
     /// Offers connections again whose templates came after them.
-    fn link_late(&mut self) {
-        for at in 0..self.mirror.slots() {
+    pub(super) fn link_late(&mut self, budget: &mut Budget) {
+        while let Some(at) = self.rounds.link.next(self.mirror.slots(), budget) {
             let slot = self.mirror.slot(at);
-            if slot.is(flag::UNLINKED) && slot.is_live() && !self.lacks_template(at) {
+            if !slot.is(flag::UNLINKED) || !slot.is_live() {
+                continue;
+            }
+            budget.take(DONE);
+            if !self.lacks_template(at) {
                 self.enqueue(at);
             }
         }
