@@ -388,8 +388,7 @@ pub fn build(name: &str, build: &Build<'_>) -> Result<Box<dyn Scheduler>, SchedE
 /// other. An edit that changes nothing does not count, for a reload repeats every server.
 #[must_use]
 pub fn edited(previous: &[Arc<Dest>], dests: &[Arc<Dest>]) -> bool {
-    let load = |d: &Arc<Dest>| (d.thresholds(), d.by_session);
-    let identity = |d: &Arc<Dest>| (d.id, d.weight, d.last_weight, d.method, load(d));
+    let identity = |d: &Arc<Dest>| (d.id, d.weight, d.last_weight, d.method, d.thresholds());
     !previous.iter().map(identity).eq(dests.iter().map(identity))
 }
 
