@@ -954,6 +954,25 @@ fn a_server_is_found_again_whatever_its_load_was_when_it_became_overloaded() {
     assert_eq!(next(), Some(1), "sessions are no load now");
 }
 
+/// Only an edit of servers starts at the head of the list again (specification §6.2).
+#[test]
+fn a_turn_is_kept_when_sessions_become_the_load() {
+    let plane = plane(1);
+    let mut s = sip_one_packet();
+    (s.scheduler, s.one_packet) = ("wrr".to_owned(), false);
+    s.servers.push(server("127.0.0.2:5060"));
+    let (mut manager, _) = manager_of(&plane, setup(vec![s]));
+    let sip = || Arc::clone(plane.snapshot.load().service_by_name("sip").expect("there"));
+    let next = || sip().scheduler.select(&sip().dests, &Selection::default());
+    assert_eq!(next(), Some(0));
+    let one_packet = ServiceUpdate {
+        one_packet: Some(true),
+        ..ServiceUpdate::default()
+    };
+    manager.edit_service("sip", &one_packet).expect("set");
+    assert_eq!(next(), Some(1));
+}
+
 /// Makes these the file's settings of state sync.
 fn write_sync(file: &File, setup: Setup, sync: &Settings) {
     *file.lock().expect("not poisoned") = Ok(Loaded {
