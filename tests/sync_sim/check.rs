@@ -57,7 +57,8 @@ pub fn has_session(
     if session.changed > known || session.safe_from > known || !is_told {
         return Ok(false);
     }
-    let last = session.packets.iter().rev().find(|p| **p <= known);
+    let last = session.packets.iter().rposition(|p| *p <= known);
+    let grace = if last == Some(0) { session.grace } else { 0 };
     // Ends are told in steps, but anew before they come.
     let is_near = world.now < known + 290;
     let shift = if is_near {
@@ -66,8 +67,8 @@ pub fn has_session(
         (session.timeout / 4).clamp(1, 1000)
     };
     let end = last
-        .map_or(0, |p| p + session.timeout)
-        .saturating_sub(shift + SLACK);
+        .map_or(0, |at| session.packets[at] + session.timeout)
+        .saturating_sub(shift + SLACK + grace);
     if end <= world.now {
         return Ok(false);
     }

@@ -104,6 +104,9 @@ pub struct Session {
     pub quiet_until: u64,
     pub packets: Vec<u64>,
     pub timeout: u64,
+    /// For how long after what it tells of it a new home keeps what it took over, as long as its last packet that the
+    /// new home knows of is the first of `packets`.
+    pub grace: u64,
     /// It changed its home, and had no packets since.
     pub is_heirloom: bool,
 }
@@ -123,6 +126,19 @@ pub fn data_len(n: u32) -> usize {
 }
 
 impl Session {
+    /// Its packets are those that a new home knows of.
+    fn inherit(&mut self, home: &Host) {
+        let rows = |key: &Key| {
+            home.table
+                .get(key)
+                .map_or((0, 0), |r| (r.deadline, r.grace))
+        };
+        let (known, grace) = self.keys().iter().map(rows).min().unwrap_or((0, 0));
+        let known = known.min(self.deadline());
+        self.packets = vec![known.saturating_sub(self.timeout)];
+        self.grace = grace;
+    }
+
     pub fn keys(&self) -> Vec<Key> {
         let conn = Key::Conn(self.n);
         if is_call(self.n) {
@@ -441,10 +457,7 @@ impl World {
             }
             self.outcome.taken_over += 1;
             // Its last packet may be news to its heir.
-            let known = |key: &Key| self.hosts[heir].table.get(key).map_or(0, |r| r.deadline);
-            let known = session.keys().iter().map(known).min().unwrap_or(0);
-            let known = known.min(session.deadline());
-            session.packets = vec![known.saturating_sub(session.timeout)];
+            session.inherit(&self.hosts[heir]);
             session.is_heirloom = true;
             session.home = heir;
             session.changed = self.now;
@@ -598,6 +611,7 @@ impl World {
             quiet_until: self.now,
             packets: Vec::new(),
             timeout,
+            grace: 0,
             is_heirloom: false,
         });
         self.next_session += 1;
@@ -638,6 +652,7 @@ impl World {
         session.is_heirloom = false;
         if session.packets.len() > 64 {
             session.packets.drain(..32);
+            session.grace = 0;
         }
         let table = &mut self.hosts[session.home].table;
         for key in session.keys() {
@@ -683,11 +698,8 @@ impl World {
             return;
         }
         self.say(|| format!("session {} moves to host {to}", self.sessions[at].n));
-        let known = |key: &Key| self.hosts[to].table.get(key).map_or(0, |r| r.deadline);
-        let known = session.keys().iter().map(known).min().unwrap_or(0);
         let session = &mut self.sessions[at];
-        let known = known.min(session.deadline());
-        session.packets = vec![known - session.timeout];
+        session.inherit(&self.hosts[to]);
         session.is_heirloom = true;
         session.home = to;
         session.changed = self.now;
