@@ -29,8 +29,8 @@ test-lab: ## the appliance on bound NICs, in emulated machines (of the lab at PO
 
 test-kernel: ## the same frames through kernel IPVS (in an emulated machine) and replay, into docs/kernel-comparison.md
 	@.ci/deps test
-	$(CARGO) build --release --locked --no-default-features
-	@REPORT=docs/kernel-comparison.md tests/lab/kernel.sh $${CARGO_TARGET_DIR:-target}/release/polder || [ $$? -eq 77 ]
+	$(CARGO) build --release --locked --no-default-features --target-dir $${CARGO_TARGET_DIR:-target}/no-dpdk
+	@REPORT=docs/kernel-comparison.md tests/lab/kernel.sh $${CARGO_TARGET_DIR:-target}/no-dpdk/release/polder || [ $$? -eq 77 ]
 
 test-lab-sync: ## state sync with kernel IPVS (in an emulated machine), both ways, into docs/sync-interop.md
 	@.ci/deps test

@@ -431,12 +431,13 @@ fn iperf_both_ways(live: &Live) {
 
 fn iperf_server(live: &Live) -> Process {
     let mut command = live.servers.command("iperf3");
-    command.arg("-s");
-    ok(Process::start(
-        "iperf3",
-        command,
-        &live.lab.dir().join("iperf.log"),
-    ))
+    command.args(["-s", "--forceflush"]);
+    let log = live.lab.dir().join("iperf.log");
+    let server = ok(Process::start("iperf3", command, &log));
+    wait_for("iperf3", Duration::from_secs(10), || {
+        std::fs::read_to_string(&log).is_ok_and(|said| said.contains("listening"))
+    });
+    server
 }
 
 #[test]

@@ -48,7 +48,7 @@ const ENDPOINTS: [&str; 21] = [
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
     "PUT /v1/servers/{service}/{server} {\"upper_threshold\": N, \"lower_threshold\": N}",
     "PUT /v1/servers/{service}/{server} {\"up\": B}",
-    "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"engine\": \"sip|payload|none\"}}",
+    "PATCH /v1/services/{service} {\"one_packet\": B, \"persistence\": {\"timeout\": \"60s|off\", \"netmask\": \"M\", \"engine\": \"sip|payload|none\", \"offset\": N, \"length\": N, \"unit\": \"bytes|bits\"}}",
     "PATCH /v1/ipvs {\"NAME\": N}",
     "POST /v1/sync {\"role\": \"off|master|backup|both\"} or {\"start\": {\"role\": \"master|backup\", …}} or {\"stop\": \"master|backup\"}",
     "POST /v1/handover {\"begin\": {\"port\": N, \"key\": \"…\"}} or \"finish\", \"cancel\", \"ask\"",

@@ -5,6 +5,7 @@
 //! Knows no scheduler. Telling takes no lock and allocates nothing.
 
 use std::fmt::Debug;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -42,10 +43,13 @@ impl Watchers {
             let all = alive.cloned().chain([watcher.clone()]).collect();
             Some(Arc::new(all))
         });
+        // Either whoever tells after this sees the list, or who looks at the server after this sees what was told of.
+        fence(Ordering::SeqCst);
     }
 
     /// Tells all of them, or those that care about sessions.
     pub(super) fn tell(&self, session: bool) {
+        fence(Ordering::SeqCst);
         for watcher in self.0.load().iter().flat_map(|all| all.iter()) {
             if (!session || watcher.sessions)
                 && let Some(openings) = watcher.openings.upgrade()
