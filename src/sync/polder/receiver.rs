@@ -570,6 +570,8 @@ impl Receiver {
             self.skip(now, self.order.resume(u64::MAX), rejected);
             self.drain(now, rejected);
         }
+        // Of a sender that died nothing else would.
+        self.link(now);
         if let Some(ranges) = self.order.nack(now) {
             let boot = self.boot;
             out.push((Kind::Nack, wire::encode_nack(&wire::Nack { boot, ranges })));
@@ -621,7 +623,7 @@ impl Receiver {
         if !self.is_alive(now) {
             at = now.plus(Tick::PER_SECOND);
         }
-        let others = [self.order.wake_at(), self.ask_at()];
+        let others = [self.order.wake_at(), self.ask_at(), self.link_at()];
         for other in others.into_iter().flatten() {
             if at.reached(other) {
                 at = other;
@@ -702,12 +704,12 @@ impl Receiver {
         }
     }
 
-    /// When the sender saw the entry with this one's key end, as it told.
+    /// When the sender saw the entry with this one's key end, as it told. `None` too when its template is missing: then
+    /// another's is better.
     pub fn end_of(&self, entry: &Entry) -> Option<Tick> {
-        let slot = self
-            .mirror
-            .slot(self.mirror.find(wire::id_of(&self.key, entry))?);
-        slot.is_live().then_some(slot.deadline)
+        let at = self.mirror.find(wire::id_of(&self.key, entry))?;
+        let slot = self.mirror.slot(at);
+        (slot.is_live() && !self.lacks_template(at)).then_some(slot.deadline)
     }
 
     /// Offers an entry again that another sender does not have any more, if this one has it.

@@ -361,6 +361,41 @@ fn a_connection_whose_template_comes_late_is_linked_then() {
 }
 
 #[test]
+fn a_connection_whose_template_died_with_its_sender_is_taken_from_another() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup, Role::Master]);
+    bed.run(300);
+    let template = template(1, 20);
+    let told_by = |at: usize, remaining| {
+        let id = bed.nodes[at].template_id(&template);
+        conn(1, remaining, Some(id))
+    };
+    let (newer, older) = (told_by(0, 80_000), told_by(2, 70_000));
+    bed.own[0] = vec![newer.clone()];
+    bed.pass(0);
+    bed.step(0);
+    bed.keep = Box::new(|from, to| from != 0 && to != 0);
+    bed.own[2] = vec![Entry::Template(Box::new(template)), older];
+    bed.run(30);
+    bed.pass(2);
+    bed.run(60);
+    let links = |bed: &Bed| -> Vec<bool> {
+        let conns = bed.tables[1].values();
+        let conns = conns.filter(|(entry, _)| matches!(entry, Entry::Conn(_)));
+        conns.map(|(_, link)| link.is_some()).collect()
+    };
+    assert_eq!(links(&bed), [true], "that of another, which is older");
+
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.run(300);
+    bed.own[0] = vec![newer];
+    bed.pass(0);
+    bed.step(0);
+    bed.keep = Box::new(|_, _| false);
+    bed.run(150);
+    assert_eq!(links(&bed), [false], "without one when it waited for long");
+}
+
+#[test]
 fn what_does_not_fit_the_queue_is_told_later() {
     let mut bed = Bed::new(&[Role::Master, Role::Backup]);
     bed.nodes[0] = Node::new(

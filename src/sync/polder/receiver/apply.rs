@@ -13,6 +13,8 @@ use crate::sync::polder::rounds::{Budget, DONE};
 
 /// Ticks that connections wait for a template that did not come.
 const WAIT: u32 = Tick::PER_SECOND;
+/// Ticks after which those that wait are looked at although no template came.
+const LINK_EVERY: u32 = WAIT / 4;
 
 /// Something for the tables to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -236,7 +238,7 @@ impl Receiver {
 
     /// Lets connections go on that wait for their templates: if those came, or after a while.
     pub(super) fn link(&mut self, now: Tick) {
-        let is_time = now.since(self.linked) >= WAIT / 4;
+        let is_time = now.since(self.linked) >= LINK_EVERY;
         let news = std::mem::take(&mut self.new_templates);
         if !news && !is_time {
             return;
@@ -249,6 +251,11 @@ impl Receiver {
                 self.rounds.link.ask();
             }
         }
+    }
+
+    /// When to do so next, if some wait.
+    pub(super) fn link_at(&self) -> Option<Tick> {
+        (!self.queues.waiting.is_empty()).then(|| self.linked.plus(LINK_EVERY))
     }
 
     /// Lets those go on of which [`Self::link`] says so.
@@ -269,7 +276,7 @@ impl Receiver {
     }
 
     /// Whether it is a live connection that names a template which is not there.
-    fn lacks_template(&self, at: u32) -> bool {
+    pub(super) fn lacks_template(&self, at: u32) -> bool {
         let slot = self.mirror.slot(at);
         match slot.entry().filter(|_| slot.is_live()) {
             Some(Entry::Conn(conn)) => conn.template.is_some_and(|id| self.template(id).is_none()),
