@@ -319,6 +319,9 @@ impl Receiver {
 
     /// Takes a datagram of the stream. `body` is all of it.
     pub fn stream(&mut self, now: Tick, seq: u64, body: &[u8], rejected: &mut Rejections) {
+        if !self.order.is_next(seq) {
+            self.sight(now, body);
+        }
         while !self.order.is_next(seq) {
             if self.order.hold(now, seq, body) {
                 return;
@@ -329,6 +332,21 @@ impl Receiver {
         self.order.advance();
         self.apply(now, seq, body, rejected);
         self.drain(now, rejected);
+    }
+
+    /// Looks at the sender's clock in a datagram that came out of its turn: what comes before it is older, and may have
+    /// taken its time.
+    fn sight(&mut self, now: Tick, body: &[u8]) {
+        let Ok(Message::Stream(stream)) = wire::decode(Kind::Stream, body) else {
+            return;
+        };
+        let mark = stream.records().find_map(|record| match record {
+            Ok(Record::Mark(mark)) => Some(mark),
+            _ => None,
+        });
+        if let Some(mark) = mark {
+            self.clock.sight(now, Tick(mark.tick));
+        }
     }
 
     /// The sender can't repeat datagrams up to this one.

@@ -128,6 +128,8 @@ pub struct Sender {
     vector_wanted: bool,
     vector_at: Tick,
     marked_at: Tick,
+    /// The datagram that the last mark is in.
+    marked_in: u64,
     marks: VecDeque<(Tick, u64)>,
     resends: VecDeque<(SocketAddr, u64)>,
     pace: Pace,
@@ -160,6 +162,7 @@ impl Sender {
             vector_wanted: false,
             vector_at: now,
             marked_at: now,
+            marked_in: 0,
             marks: VecDeque::new(),
             resends: VecDeque::new(),
             pace: Pace::default(),
@@ -323,14 +326,16 @@ impl Sender {
         self.stamp(now);
         while !self.builder.upsert(entry, remaining) {
             self.close();
+            self.stamp(now);
         }
         let digest = wire::digest_of(&self.key, entry);
         worth(digest, self.seq_of_last(is_long(entry)))
     }
 
-    /// Sees to a mark of this tick in front of what is told in it, by which listeners know how old it is when it comes.
+    /// Sees to a mark of this tick in front of what is told in it, by which listeners know how old it is when it comes. Each
+    /// datagram has its own: the one before may be lost for good.
     fn stamp(&mut self, now: Tick) {
-        if self.marked_at != now || self.marks.is_empty() {
+        if self.marked_at != now || self.marked_in != self.ring.next_seq() {
             self.put_mark(now);
         }
     }
@@ -379,10 +384,14 @@ impl Sender {
             }),
         );
         self.marked_at = now;
-        if self.marks.len() >= MARKS_MAX {
+        self.marked_in = self.ring.next_seq();
+        match self.marks.back_mut() {
+            Some((tick, count)) if *tick == now => *count = digest.count,
+            _ => self.marks.push_back((now, digest.count)),
+        }
+        if self.marks.len() > MARKS_MAX {
             self.marks.pop_front();
         }
-        self.marks.push_back((now, digest.count));
     }
 
     /// Does what it is time for.
@@ -479,10 +488,9 @@ impl Sender {
         };
         let long = is_long(entry);
         let digest = wire::digest_of(&self.key, entry);
-        while !self.builder.upsert(entry, slot.deadline.since(now)) {
-            if let Some(body) = self.builder.finish(self.ring.next_seq()) {
-                self.ring.push(body);
-            }
+        if !self.builder.upsert(entry, slot.deadline.since(now)) {
+            self.close();
+            return self.retell(now, at, bucket);
         }
         self.filled_at.get_or_insert(now);
         let seq = self.seq_of_last(long);
