@@ -142,7 +142,9 @@ pub struct Receiver {
     new_templates: bool,
     late_templates: bool,
     unlinked: usize,
+    /// When connections were last looked at that were handed out without their templates, and those that wait for them.
     linked: Tick,
+    waited: Tick,
     rounds: Rounds,
     overflow: u64,
     records: u64,
@@ -214,6 +216,7 @@ impl Receiver {
             late_templates: false,
             unlinked: 0,
             linked: now,
+            waited: now,
             rounds: Rounds::default(),
             overflow: 0,
             records: 0,

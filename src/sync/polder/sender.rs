@@ -323,7 +323,7 @@ impl Sender {
 
     /// Tells of an entry; what it is worth then.
     fn tell(&mut self, now: Tick, entry: &Entry, remaining: u32) -> u64 {
-        self.stamp(now);
+        self.stamp_for(now, is_long(entry));
         while !self.builder.upsert(entry, remaining) {
             self.close();
             self.stamp(now);
@@ -338,6 +338,14 @@ impl Sender {
         if self.marked_at != now || self.marked_in != self.ring.next_seq() {
             self.put_mark(now);
         }
+    }
+
+    /// The same where a long entry may follow: its first piece has to be with the mark, and there may be no room for it.
+    fn stamp_for(&mut self, now: Tick, is_long: bool) {
+        if is_long && !self.builder.is_empty() {
+            self.close();
+        }
+        self.stamp(now);
     }
 
     /// The datagram that ends with the entry pushed last.
@@ -481,12 +489,17 @@ impl Sender {
 
     /// Tells again of what is in a slot, unless that is of another bucket by now.
     fn retell(&mut self, now: Tick, at: u32, bucket: u8) {
-        self.stamp(now);
         let slot = self.mirror.slot(at);
-        let Some(entry) = slot.entry().filter(|_| wire::bucket_of(slot.id) == bucket) else {
+        let Some(long) = slot
+            .entry()
+            .filter(|_| wire::bucket_of(slot.id) == bucket)
+            .map(is_long)
+        else {
             return;
         };
-        let long = is_long(entry);
+        self.stamp_for(now, long);
+        let slot = self.mirror.slot(at);
+        let Some(entry) = slot.entry() else { return };
         let digest = wire::digest_of(&self.key, entry);
         if !self.builder.upsert(entry, slot.deadline.since(now)) {
             self.close();
