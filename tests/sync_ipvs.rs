@@ -573,7 +573,7 @@ fn with_unbound(method: u32) -> (Director, SocketAddr, SocketAddr) {
     };
     let record = Record::new(entry, None);
     assert_eq!(builder.push(&record), Ok(true));
-    backup.take(&builder.finish().expect("a record").to_vec());
+    backup.take(builder.finish().expect("a record"));
     (backup, at("198.51.100.7:4000"), at("192.0.2.100:1194"))
 }
 

@@ -3,14 +3,25 @@
 use polder::sync::polder::{Direction, Role};
 
 use super::host::{Host, Key, Row};
+use super::network::Faults;
 use super::world::{Session, World};
 
 /// Ticks from one pass to the next.
 pub const INTERVAL: u64 = 100;
 /// Ticks after which a session is on the peers when nothing is lost: a pass, gathering, and what the network takes.
 const BOUND: u64 = INTERVAL + 2 + 1;
+/// Directors that an entry comes through, one heir after the other, while it is used nowhere.
+const HOPS: u64 = 3;
 /// Ticks that a stamp may be off: datagrams take time, and what they say is as of when they were made.
 const SLACK: u64 = 10;
+
+/// By how many ticks later than it was an entry may seem to be used: what the slowest datagram takes longer than the
+/// fastest that a listener has seen, once for each director that it came through since it was used; and, at first, the time
+/// until a mark is seen that was not repeated, of which there are four a second.
+pub fn lateness(faults: &Faults) -> u64 {
+    let first = if faults.loses() { 100 } else { 25 };
+    first + HOPS * (1 + faults.delay + if faults.late > 0 { 100 } else { 0 })
+}
 
 /// What is known of a listener's knowledge.
 fn known_until(world: &World, listener: &Host, home: &Host) -> Option<u64> {
@@ -54,11 +65,16 @@ pub fn has_session(
     let is_told = from.table.get(&lacking).is_some_and(|r| {
         r.told + INTERVAL >= world.now && r.deadline > world.now + r.grace + SLACK
     });
+    // A connection that came before its template is told of it within a quarter of a second, and at a mark.
+    let template = host.table.get(&Key::Template(session.n));
+    let is_new = template.is_some_and(|t| t.came + 50 > world.now);
+    if is_new && matches!(lacking, Key::Conn(_)) && host.table.contains_key(&lacking) {
+        return Ok(false);
+    }
     if session.changed > known || session.safe_from > known || !is_told {
         return Ok(false);
     }
-    let last = session.packets.iter().rposition(|p| *p <= known);
-    let grace = if last == Some(0) { session.grace } else { 0 };
+    let last = session.packets.iter().rev().find(|p| **p <= known);
     // Ends are told in steps, but anew before they come.
     let is_near = world.now < known + 290;
     let shift = if is_near {
@@ -67,8 +83,8 @@ pub fn has_session(
         (session.timeout / 4).clamp(1, 1000)
     };
     let end = last
-        .map_or(0, |at| session.packets[at] + session.timeout)
-        .saturating_sub(shift + SLACK + grace);
+        .map_or(0, |p| p + session.timeout)
+        .saturating_sub(shift + SLACK);
     if end <= world.now {
         return Ok(false);
     }
@@ -155,7 +171,7 @@ pub fn agree(world: &World) -> bool {
         host.node.is_ready(tick)
             && up().filter(|o| listens && tells(o)).all(|other| {
                 host.node.receiver(other.boot()).is_some_and(|r| {
-                    r.agreed().is_some_and(|a| tick.since(a.at) < 100) && r.coverage() > 0.98
+                    r.agreed().is_some_and(|a| tick.since(a.at) < 60) && r.coverage() > 0.98
                 })
             })
     })
@@ -177,6 +193,34 @@ pub fn converged(world: &World) -> Result<(), String> {
             return Err(format!("host {i} is not ready: {status:#?}"));
         }
     }
+    if world.is_roomy() {
+        told(world)?;
+    }
+    Ok(())
+}
+
+/// Of each session somebody tells, so that nobody who begins now would miss it.
+fn told(world: &World) -> Result<(), String> {
+    let up = || world.hosts.iter().enumerate().filter(|(_, h)| h.up);
+    for session in world.sessions.iter().filter(|s| !s.packets.is_empty()) {
+        for key in session.keys() {
+            let rows = || up().filter_map(|(_, h)| h.table.get(&key));
+            // What a director takes for over it does not tell.
+            let lasts = rows().any(|r| r.deadline > world.now + r.grace + 3 * INTERVAL);
+            // One that was used again since is told by the next pass.
+            let rests = session
+                .packets
+                .last()
+                .is_some_and(|p| p + 2 * INTERVAL < world.now);
+            if lasts && rests && !rows().any(|r| r.told + 2 * INTERVAL >= world.now) {
+                let rows: Vec<_> = up().map(|(i, h)| (i, h.table.get(&key))).collect();
+                return Err(format!(
+                    "at {}: nobody tells of {key:?} of {session:?}: {rows:?}",
+                    world.now
+                ));
+            }
+        }
+    }
     Ok(())
 }
 
@@ -190,7 +234,7 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
         return Ok(());
     }
     let agreed = receiver.agreed().map(|a| tick.since(a.at));
-    if agreed.is_none_or(|age| age > 150) || receiver.coverage() < 0.9 {
+    if agreed.is_none_or(|age| age > 60) || receiver.coverage() < 0.99 {
         return Err(format!(
             "host {i} and {j} do not agree: {agreed:?} ticks ago, coverage {}",
             receiver.coverage()
@@ -201,7 +245,7 @@ fn follows(world: &World, i: usize, j: usize) -> Result<(), String> {
         .peers
         .iter()
         .find(|p| p.boot == host.boot() && p.direction == Direction::FollowsUs);
-    if peer.is_none_or(|p| p.dirty || p.coverage < 0.9 || p.lag_s > 1.6) {
+    if peer.is_none_or(|p| p.dirty || p.coverage < 0.95 || p.lag_s > 1.3) {
         return Err(format!("host {j} sees {peer:?} of {i}"));
     }
     let told = other

@@ -4,7 +4,7 @@
 //! touched it here, or once its pass adopted it because whoever told of it is gone. Own ones are told, and give way to a
 //! peer's that was used as late or later; what a peer says has ended goes if it is not own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use polder::net::{Addr4, Af, HashKey, Tick, V4};
@@ -48,6 +48,8 @@ pub struct Row {
     /// Bytes of a template's key.
     pub data: usize,
     pub told: u64,
+    /// When it was first taken from a peer.
+    pub came: u64,
     /// How much of its time is only because peers do not tell of every packet.
     pub grace: u64,
 }
@@ -137,12 +139,24 @@ impl Host {
     pub fn pass(&mut self, now: u64, broken: Broken) {
         let tick = self.tick(now);
         self.table.retain(|_, row| row.deadline > now);
-        let adopts = self.node.pass_begin(tick);
+        let adopts = self.node.pass_begin(tick) && broken != Broken::Adoption;
         let node = &mut self.node;
         let mut linked = HashSet::new();
         // Connections come after templates in the table and go first here: who tells of one tells of its template.
         for (key, row) in self.table.iter_mut().rev() {
+            let late = if broken == Broken::Times && key.session() % 16 == 7 {
+                row.deadline += 500;
+                500
+            } else {
+                0
+            };
+            let dest = row.dest;
+            if broken == Broken::Servers && key.session() % 16 == 9 {
+                row.dest += 300;
+            }
             let entry = entry(node, *key, row, now);
+            row.deadline -= late;
+            row.dest = dest;
             if adopts && row.origin.is_some() && !node.is_told(tick, &entry) {
                 row.origin = None;
             }
@@ -178,13 +192,14 @@ impl Host {
     pub fn apply(
         &mut self,
         now: u64,
-        ever: &HashSet<(Key, u16)>,
+        ever: &HashMap<(Key, u16), u64>,
+        slack: u64,
         broken: Broken,
     ) -> Result<(), String> {
         let tick = self.tick(now);
         while let Some(apply) = self.node.next_apply(tick) {
             let ok = match &apply.what {
-                What::Install(entry) => self.install(now, &apply, entry, ever, broken)?,
+                What::Install(entry) => self.install(now, &apply, entry, (ever, slack), broken)?,
                 What::Remove(entry) => {
                     let (key, row) = row_of(&apply, entry, now)?;
                     self.remove(now, (key, row.dest), apply.peer, broken);
@@ -211,14 +226,21 @@ impl Host {
         now: u64,
         apply: &Apply,
         entry: &Entry,
-        ever: &HashSet<(Key, u16)>,
+        (ever, slack): (&HashMap<(Key, u16), u64>, u64),
         broken: Broken,
     ) -> Result<bool, String> {
         let (key, row) = row_of(apply, entry, now)?;
-        if !ever.contains(&(key, row.dest)) {
+        let Some(&end) = ever.get(&(key, row.dest)) else {
             return Err(format!(
                 "host {} is told {key:?} -> {} that nobody had",
                 self.id, row.dest
+            ));
+        };
+        // What is gone and had another server is put in once more, to be taken out.
+        if row.deadline > (end + slack).max(now + 1) {
+            return Err(format!(
+                "at {now}: host {} is told that {key:?} ends at {}, {end} is right",
+                self.id, row.deadline
             ));
         }
         if broken == Broken::Installs && key.session() % 16 == 3 {
@@ -235,11 +257,13 @@ impl Host {
         if takes {
             let old = self.table.get(&key);
             let told = old.map_or(0, |old| old.told);
+            let came = old.map_or(now, |old| old.came);
             let link = row.link.or_else(|| old.and_then(|old| old.link));
             let grace = grace(row.timeout);
             let deadline = row.deadline + grace;
             let row = Row {
                 told,
+                came,
                 link,
                 deadline,
                 grace,
@@ -364,6 +388,7 @@ fn row_of(apply: &Apply, entry: &Entry, now: u64) -> Result<(Key, Row), String> 
         link,
         data,
         told: 0,
+        came: now,
         grace: 0,
     };
     Ok((key, row))

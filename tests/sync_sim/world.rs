@@ -1,6 +1,6 @@
 //! The world: who is up, what sessions there are, what goes wrong, and the attacker.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use polder::sync::polder::seal::Sealer;
 use polder::sync::polder::wire::Kind;
@@ -24,6 +24,12 @@ pub enum Broken {
     Replays,
     /// Entries of a dead peer are not told on.
     Orphans,
+    /// Entries of a dead peer are never made ones own.
+    Adoption,
+    /// A director tells of another server than an entry has.
+    Servers,
+    /// A director tells of some entries as if they were used later than they were.
+    Times,
 }
 
 /// What was seen, so that a world in which nothing happens is found.
@@ -104,9 +110,6 @@ pub struct Session {
     pub quiet_until: u64,
     pub packets: Vec<u64>,
     pub timeout: u64,
-    /// For how long after what it tells of it a new home keeps what it took over, as long as its last packet that the
-    /// new home knows of is the first of `packets`.
-    pub grace: u64,
     /// It changed its home, and had no packets since.
     pub is_heirloom: bool,
 }
@@ -126,19 +129,6 @@ pub fn data_len(n: u32) -> usize {
 }
 
 impl Session {
-    /// Its packets are those that a new home knows of.
-    fn inherit(&mut self, home: &Host) {
-        let rows = |key: &Key| {
-            home.table
-                .get(key)
-                .map_or((0, 0), |r| (r.deadline, r.grace))
-        };
-        let (known, grace) = self.keys().iter().map(rows).min().unwrap_or((0, 0));
-        let known = known.min(self.deadline());
-        self.packets = vec![known.saturating_sub(self.timeout)];
-        self.grace = grace;
-    }
-
     pub fn keys(&self) -> Vec<Key> {
         let conn = Key::Conn(self.n);
         if is_call(self.n) {
@@ -165,6 +155,7 @@ impl Session {
             link: None,
             data: data_len(self.n),
             told: 0,
+            came: 0,
             grace: 0,
         }
     }
@@ -226,8 +217,8 @@ pub struct World {
     active: usize,
     next_session: u32,
     next_boot: u64,
-    /// Everything that was ever true of an entry.
-    ever: HashSet<(Key, u16)>,
+    /// Everything that was ever true of an entry: its server, and when it would end with that.
+    ever: HashMap<(Key, u16), u64>,
     pub lossless: bool,
     broken: Broken,
     trace: bool,
@@ -242,7 +233,13 @@ pub struct World {
 /// What did not hold.
 pub fn run(seed: u64, broken: Broken, trace: bool) -> Result<Outcome, String> {
     let mut rng = Rng(seed ^ 0x706f_6c64_6572);
-    let plan = Plan::random(&mut rng);
+    let mut plan = Plan::random(&mut rng);
+    if matches!(broken, Broken::Orphans | Broken::Adoption) {
+        // Nothing is seen of these where nobody dies, or where all that the dead told is over soon.
+        plan.fixed = false;
+        plan.small = false;
+        plan.kills = 6;
+    }
     let mut world = World::new(plan, rng, broken, trace);
     if trace {
         println!("seed {seed}: {plan:?}");
@@ -270,7 +267,7 @@ impl World {
             active: 0,
             next_session: 1,
             next_boot: 0,
-            ever: HashSet::new(),
+            ever: HashMap::new(),
             lossless: !plan.faults.loses() && plan.partitions == 0,
             broken,
             trace,
@@ -457,7 +454,15 @@ impl World {
             }
             self.outcome.taken_over += 1;
             // Its last packet may be news to its heir.
-            session.inherit(&self.hosts[heir]);
+            let known = |key: &Key| {
+                self.hosts[heir]
+                    .table
+                    .get(key)
+                    .map_or(0, |r| r.deadline - r.grace)
+            };
+            let known = session.keys().iter().map(known).min().unwrap_or(0);
+            let known = known.min(session.deadline());
+            session.packets = vec![known.saturating_sub(session.timeout)];
             session.is_heirloom = true;
             session.home = heir;
             session.changed = self.now;
@@ -533,7 +538,8 @@ impl World {
             return Ok(());
         }
         host.node.work(tick);
-        host.apply(now, &self.ever, self.broken)?;
+        let slack = check::lateness(&self.plan.faults);
+        host.apply(now, &self.ever, slack, self.broken)?;
         host.node.poll(tick);
         while let Some(send) = host.node.next_send(tick) {
             let others: Vec<usize> = (0..self.plan.hosts)
@@ -611,7 +617,6 @@ impl World {
             quiet_until: self.now,
             packets: Vec::new(),
             timeout,
-            grace: 0,
             is_heirloom: false,
         });
         self.next_session += 1;
@@ -652,7 +657,6 @@ impl World {
         session.is_heirloom = false;
         if session.packets.len() > 64 {
             session.packets.drain(..32);
-            session.grace = 0;
         }
         let table = &mut self.hosts[session.home].table;
         for key in session.keys() {
@@ -675,7 +679,7 @@ impl World {
                     ..session.row()
                 },
             );
-            self.ever.insert((key, session.dest));
+            self.ever.insert((key, session.dest), session.deadline());
         }
     }
 
@@ -698,8 +702,16 @@ impl World {
             return;
         }
         self.say(|| format!("session {} moves to host {to}", self.sessions[at].n));
+        let known = |key: &Key| {
+            self.hosts[to]
+                .table
+                .get(key)
+                .map_or(0, |r| r.deadline - r.grace)
+        };
+        let known = session.keys().iter().map(known).min().unwrap_or(0);
         let session = &mut self.sessions[at];
-        session.inherit(&self.hosts[to]);
+        let known = known.min(session.deadline());
+        session.packets = vec![known - session.timeout];
         session.is_heirloom = true;
         session.home = to;
         session.changed = self.now;

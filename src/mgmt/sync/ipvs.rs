@@ -472,7 +472,7 @@ impl Backup {
     /// Notes why something has to wait.
     fn note(&mut self, put: Put, now: Tick) {
         if put == Put::Full {
-            self.retry_at.get_or_insert(now.plus(RETRY));
+            self.retry_at.get_or_insert_with(|| now.plus(RETRY));
         }
     }
 

@@ -762,6 +762,7 @@ impl Node {
                     continue;
                 }
                 self.offer_others(&apply);
+                self.bequeath_anew(&apply);
                 return Some(apply);
             }
         }
@@ -800,6 +801,16 @@ impl Node {
             theirs.since(ours) > CLEARLY_LATER
         };
         !yields
+    }
+
+    /// What a dead one told, and is offered again after all of that became ours, has to become ours, too.
+    fn bequeath_anew(&mut self, apply: &Apply) {
+        let bequest = &mut self.receivers[self.turn].bequest;
+        let is_install = matches!(apply.what, What::Install(_));
+        if is_install && *bequest == Bequest::Settled && self.sender.is_some() {
+            *bequest = Bequest::Waits;
+            self.orphans = Orphans::Wanted { passes: 0 };
+        }
     }
 
     /// What one sender has no more may be another's by now, who told of it when the tables still had it from the first.

@@ -142,7 +142,9 @@ pub struct Receiver {
     new_templates: bool,
     late_templates: bool,
     unlinked: usize,
+    /// When connections were last looked at that were handed out without their templates, and those that wait for them.
     linked: Tick,
+    waited: Tick,
     rounds: Rounds,
     overflow: u64,
     records: u64,
@@ -214,6 +216,7 @@ impl Receiver {
             late_templates: false,
             unlinked: 0,
             linked: now,
+            waited: now,
             rounds: Rounds::default(),
             overflow: 0,
             records: 0,
@@ -319,6 +322,9 @@ impl Receiver {
 
     /// Takes a datagram of the stream. `body` is all of it.
     pub fn stream(&mut self, now: Tick, seq: u64, body: &[u8], rejected: &mut Rejections) {
+        if !self.order.is_next(seq) {
+            self.sight(now, body);
+        }
         while !self.order.is_next(seq) {
             if self.order.hold(now, seq, body) {
                 return;
@@ -329,6 +335,21 @@ impl Receiver {
         self.order.advance();
         self.apply(now, seq, body, rejected);
         self.drain(now, rejected);
+    }
+
+    /// Looks at the sender's clock in a datagram that came out of its turn: what comes before it is older, and may have
+    /// taken its time.
+    fn sight(&mut self, now: Tick, body: &[u8]) {
+        let Ok(Message::Stream(stream)) = wire::decode(Kind::Stream, body) else {
+            return;
+        };
+        let mark = stream.records().find_map(|record| match record {
+            Ok(Record::Mark(mark)) => Some(mark),
+            _ => None,
+        });
+        if let Some(mark) = mark {
+            self.clock.sight(now, Tick(mark.tick));
+        }
     }
 
     /// The sender can't repeat datagrams up to this one.

@@ -128,6 +128,8 @@ pub struct Sender {
     vector_wanted: bool,
     vector_at: Tick,
     marked_at: Tick,
+    /// The datagram that the last mark is in.
+    marked_in: u64,
     marks: VecDeque<(Tick, u64)>,
     resends: VecDeque<(SocketAddr, u64)>,
     pace: Pace,
@@ -160,6 +162,7 @@ impl Sender {
             vector_wanted: false,
             vector_at: now,
             marked_at: now,
+            marked_in: 0,
             marks: VecDeque::new(),
             resends: VecDeque::new(),
             pace: Pace::default(),
@@ -320,19 +323,29 @@ impl Sender {
 
     /// Tells of an entry; what it is worth then.
     fn tell(&mut self, now: Tick, entry: &Entry, remaining: u32) -> u64 {
-        self.stamp(now);
+        self.stamp_for(now, is_long(entry));
         while !self.builder.upsert(entry, remaining) {
             self.close();
+            self.stamp(now);
         }
         let digest = wire::digest_of(&self.key, entry);
         worth(digest, self.seq_of_last(is_long(entry)))
     }
 
-    /// Sees to a mark of this tick in front of what is told in it, by which listeners know how old it is when it comes.
+    /// Sees to a mark of this tick in front of what is told in it, by which listeners know how old it is when it comes. Each
+    /// datagram has its own: the one before may be lost for good.
     fn stamp(&mut self, now: Tick) {
-        if self.marked_at != now || self.marks.is_empty() {
+        if self.marked_at != now || self.marked_in != self.ring.next_seq() {
             self.put_mark(now);
         }
+    }
+
+    /// The same where a long entry may follow: its first piece has to be with the mark, and there may be no room for it.
+    fn stamp_for(&mut self, now: Tick, is_long: bool) {
+        if is_long && !self.builder.is_empty() {
+            self.close();
+        }
+        self.stamp(now);
     }
 
     /// The datagram that ends with the entry pushed last.
@@ -379,10 +392,14 @@ impl Sender {
             }),
         );
         self.marked_at = now;
-        if self.marks.len() >= MARKS_MAX {
+        self.marked_in = self.ring.next_seq();
+        match self.marks.back_mut() {
+            Some((tick, count)) if *tick == now => *count = digest.count,
+            _ => self.marks.push_back((now, digest.count)),
+        }
+        if self.marks.len() > MARKS_MAX {
             self.marks.pop_front();
         }
-        self.marks.push_back((now, digest.count));
     }
 
     /// Does what it is time for.
@@ -472,17 +489,21 @@ impl Sender {
 
     /// Tells again of what is in a slot, unless that is of another bucket by now.
     fn retell(&mut self, now: Tick, at: u32, bucket: u8) {
-        self.stamp(now);
         let slot = self.mirror.slot(at);
-        let Some(entry) = slot.entry().filter(|_| wire::bucket_of(slot.id) == bucket) else {
+        let Some(long) = slot
+            .entry()
+            .filter(|_| wire::bucket_of(slot.id) == bucket)
+            .map(is_long)
+        else {
             return;
         };
-        let long = is_long(entry);
+        self.stamp_for(now, long);
+        let slot = self.mirror.slot(at);
+        let Some(entry) = slot.entry() else { return };
         let digest = wire::digest_of(&self.key, entry);
-        while !self.builder.upsert(entry, slot.deadline.since(now)) {
-            if let Some(body) = self.builder.finish(self.ring.next_seq()) {
-                self.ring.push(body);
-            }
+        if !self.builder.upsert(entry, slot.deadline.since(now)) {
+            self.close();
+            return self.retell(now, at, bucket);
         }
         self.filled_at.get_or_insert(now);
         let seq = self.seq_of_last(long);

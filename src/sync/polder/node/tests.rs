@@ -455,6 +455,74 @@ fn what_the_tables_refused_is_offered_again_some_at_a_time() {
 }
 
 #[test]
+fn what_was_told_long_ago_is_as_old_as_it_is_when_it_is_the_first_to_be_heard() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    let tick = |bed: &mut Bed| {
+        bed.now = bed.now.plus(1);
+        bed.step(0);
+        bed.step(1);
+    };
+    while bed.nodes[1].receivers().count() == 0 {
+        tick(&mut bed);
+    }
+    assert_eq!(
+        bed.nodes[1].receivers().next().and_then(|r| r.marked()),
+        None
+    );
+    bed.own[0] = vec![conn(1, 5000, None)];
+    bed.pass(0);
+    let mut bodies = Vec::new();
+    for _ in 0..1000 {
+        bed.now = bed.now.plus(1);
+        bed.nodes[0].poll(bed.now);
+        while let Some(send) = bed.nodes[0].next_send(bed.now) {
+            bodies.push(send.bytes);
+        }
+    }
+    // The newest comes first, and what was lost before it is repeated then.
+    bodies.rotate_right(1);
+    for body in &mut bodies {
+        bed.nodes[1].receive(bed.now, addr(0), body);
+    }
+    let apply = bed.nodes[1].next_apply(bed.now).expect("it came");
+    let What::Install(entry) = apply.what else {
+        panic!("{apply:?}");
+    };
+    assert!((3990..=4030).contains(&entry.remaining()), "{entry:?}");
+}
+
+#[test]
+fn what_follows_a_lost_datagram_is_as_old_as_it_is() {
+    let mut bed = Bed::new(&[Role::Master, Role::Backup]);
+    bed.run(300);
+    // More than one datagram of a tick, of which the first never comes.
+    bed.own[0] = (0..60).map(|n| conn(n, 5000, None)).collect();
+    bed.pass(0);
+    let mut bodies = Vec::new();
+    while let Some(send) = bed.nodes[0].next_send(bed.now) {
+        bodies.push(send.bytes);
+    }
+    assert!(bodies.len() >= 2);
+    let late = bed.now.plus(1000);
+    let fresh = &mut bodies[1];
+    bed.nodes[1].receive(late, addr(0), fresh);
+    for ticks in 1..400 {
+        bed.nodes[1].poll(late.plus(ticks));
+        while bed.nodes[1].next_send(late.plus(ticks)).is_some() {}
+    }
+    let now = late.plus(400);
+    let mut came = 0;
+    while let Some(apply) = bed.nodes[1].next_apply(now) {
+        let What::Install(entry) = apply.what else {
+            continue;
+        };
+        assert!(entry.remaining() <= 4000, "{entry:?}");
+        came += 1;
+    }
+    assert!(came > 0);
+}
+
+#[test]
 fn nobody_heard_is_ready_after_its_time() {
     let mut bed = Bed::new(&[Role::Both]);
     bed.run(2999);

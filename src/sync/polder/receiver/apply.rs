@@ -238,24 +238,23 @@ impl Receiver {
 
     /// Lets connections go on that wait for their templates: if those came, or after a while.
     pub(super) fn link(&mut self, now: Tick) {
-        let is_time = now.since(self.linked) >= LINK_EVERY;
+        let is_time = |at: Tick| now.since(at) >= LINK_EVERY;
         let news = std::mem::take(&mut self.new_templates);
-        if !news && !is_time {
-            return;
+        if news || is_time(self.waited) {
+            self.waited = now;
+            self.rounds.waiting = self.queues.waiting.len();
         }
-        self.rounds.waiting = self.queues.waiting.len();
         self.late_templates |= news;
-        if is_time {
+        if self.late_templates && self.unlinked > 0 && is_time(self.linked) {
             self.linked = now;
-            if std::mem::take(&mut self.late_templates) && self.unlinked > 0 {
-                self.rounds.link.ask();
-            }
+            self.late_templates = false;
+            self.rounds.link.ask();
         }
     }
 
     /// When to do so next, if some wait.
     pub(super) fn link_at(&self) -> Option<Tick> {
-        (!self.queues.waiting.is_empty()).then(|| self.linked.plus(LINK_EVERY))
+        (!self.queues.waiting.is_empty()).then(|| self.waited.plus(LINK_EVERY))
     }
 
     /// Lets those go on of which [`Self::link`] says so.

@@ -26,9 +26,14 @@ fn smaller(a: u32, b: u32) -> u32 {
 }
 
 impl Clock {
-    /// A mark came.
+    /// A mark came, in its turn.
     pub fn mark(&mut self, now: Tick, tick: Tick) {
         self.mark = Some(tick);
+        self.sight(now, tick);
+    }
+
+    /// A mark came, in its turn or out of it.
+    pub fn sight(&mut self, now: Tick, tick: Tick) {
         let difference = now.0.wrapping_sub(tick.0);
         if self.least.is_none() || now.since(self.since) >= WINDOW {
             self.before = self.least.replace(difference);
