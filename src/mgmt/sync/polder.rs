@@ -17,11 +17,11 @@ use crate::sync::settings::{self, Settings};
 use crate::worker::Plane;
 
 /// Datagrams taken from the socket in one turn.
-const RECEIVED_MAX: usize = 256;
+const RECEIVED_MAX: usize = 128;
 /// Datagrams sent in one turn.
 const SENT_MAX: usize = 256;
 /// Entries put into the tables in one turn.
-const APPLIED_MAX: usize = 8192;
+const APPLIED_MAX: usize = 4096;
 /// Entries looked at in one turn where all have to be looked at.
 pub const SLICE: u32 = 16_384;
 /// How often what could not be installed is tried again although nothing has changed, in ticks.

@@ -35,9 +35,9 @@ const OUTSTANDING_MAX: usize = 24;
 const PAGES_MAX: usize = 16;
 /// Parts of the templates' places that are looked at in one step, and templates from which on that is enough.
 const TEMPLATE_PARTS: u32 = 8;
-const TEMPLATES_ENOUGH: usize = 2048;
+const TEMPLATES_ENOUGH: usize = 1024;
 /// Connections, told of or taken over, of which answers are taken in one step.
-const COLLECTED_MAX: usize = 8192;
+const COLLECTED_MAX: usize = 4096;
 /// Longest time that an entry lives beyond what its peer said, in ticks: peers tell of what moved by more than 10 s, or a
 /// quarter of the timeout if that is less, and a pass and the network take some time.
 const GRACE_MAX: u32 = 10 * Tick::PER_SECOND;
