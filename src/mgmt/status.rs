@@ -93,6 +93,7 @@ impl Manager {
 
     fn service(&self, s: &Service, around: &Around<'_>) -> api::Service {
         let totals = self.baselines.service(&self.plane.workers, s.id);
+        let (zeroed, rates) = self.baselines.service_listing(s.id);
         let (protocol, address) = names::service_key(&s.def.kind);
         let file = around.file.get(&s.def.kind).copied();
         let removed = around.removed.get(&s.id).into_iter().flatten().copied();
@@ -104,7 +105,10 @@ impl Manager {
             .chain(removed)
             .map(|d| self.server(s, file, d))
             .collect();
-        let overridden = file.is_some_and(|f| sessions::differ(f, &s.def));
+        let overridden = file.is_some_and(|f| {
+            sessions::differ(f, &s.def)
+                || (&f.scheduler, &f.flags) != (&s.def.scheduler, &s.def.flags)
+        });
         let sum = |f: fn(&Server) -> u32| servers.iter().map(|d| u64::from(f(d))).sum();
         api::Service {
             name: s.def.name.clone(),
@@ -149,6 +153,8 @@ impl Manager {
                 untracked: totals.sessions_untracked,
             },
             unremembered: totals.unremembered,
+            zeroed,
+            rates,
             active: sum(|d| d.active),
             inactive: sum(|d| d.inactive),
             servers,
@@ -157,13 +163,17 @@ impl Manager {
 
     fn server(&self, s: &Service, file: Option<&ServiceDef>, d: &Dest) -> Server {
         let totals = self.baselines.dest(&self.plane.workers, d.id);
+        let (zeroed, rates) = self.baselines.dest_listing(d.id);
         let counts = d.shared.counts();
         let def = s
             .def
             .servers
             .iter()
             .find(|x| d.available && (x.addr, x.port) == (d.addr, d.port));
-        let settable = |d: &DestDef| (d.weight, d.admin, d.upper_threshold, d.lower_threshold);
+        let settable = |d: &DestDef| {
+            let thresholds = (d.upper_threshold, d.lower_threshold);
+            (d.weight, d.admin, thresholds, d.method, d.tunnel)
+        };
         let overridden = def.is_some_and(|def| {
             file.and_then(|f| same_server(f, def))
                 .is_some_and(|f| settable(f) != settable(def))
@@ -192,6 +202,8 @@ impl Manager {
             packets_out: totals.packets_out,
             bytes_out: totals.bytes_out,
             connections: totals.connections,
+            zeroed,
+            rates,
         }
     }
 
