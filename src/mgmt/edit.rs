@@ -65,22 +65,31 @@ fn kind_of(given: &Map<String, Value>) -> Option<crate::forward::ServiceKind> {
 }
 
 /// Names that stand for nothing that there is (specification §1.1).
-fn check_names(given: &Map<String, Value>) -> Result<(), Error> {
-    let scheduler = given.get("scheduler").and_then(Value::as_str);
+fn check_names(scheduler: Option<&str>, engine: Option<&str>) -> Result<(), Error> {
     if let Some(name) = scheduler.filter(|name| !crate::sched::NAMES.contains(name)) {
         let there = crate::sched::NAMES.join(", ");
         return Err(unknown(format!(
             "there is no scheduler `{name}`; there are {there}"
         )));
     }
-    let engine = given.get("persistence").and_then(|p| p.get("engine"));
-    let known = |name: &&str| !["sip", "payload"].contains(name);
-    if let Some(name) = engine.and_then(Value::as_str).filter(known) {
+    const ENGINES: [&str; 2] = ["sip", "payload"];
+    if let Some(name) = engine.filter(|name| !ENGINES.contains(name)) {
+        let there = ENGINES.join(", ");
         return Err(unknown(format!(
-            "there is no persistence engine `{name}`; there are sip, payload"
+            "there is no persistence engine `{name}`; there are {there}"
         )));
     }
     Ok(())
+}
+
+/// The same of an update.
+pub(super) fn check_update(update: &api::ServiceUpdate) -> Result<(), Error> {
+    let engine = update
+        .persistence
+        .as_ref()
+        .and_then(|p| p.engine.as_deref());
+    let engine = engine.filter(|name| *name != "none");
+    check_names(update.scheduler.as_deref(), engine)
 }
 
 /// Numbers of a server that contradict each other or are too large (specification §1.3).
@@ -117,7 +126,11 @@ impl Manager {
             let name = names::service(there);
             return Err(exists(format!("there is service {name} already")));
         }
-        check_names(&given)?;
+        let engine = given.get("persistence").and_then(|p| p.get("engine"));
+        check_names(
+            given.get("scheduler").and_then(Value::as_str),
+            engine.and_then(Value::as_str),
+        )?;
         let servers = given.get("servers").and_then(Value::as_array);
         for server in servers.into_iter().flatten().filter_map(Value::as_object) {
             check_numbers(server)?;
@@ -291,9 +304,8 @@ impl Manager {
     /// # Errors
     /// It can't be so.
     pub(super) fn judge_service(&self, service: &ServiceDef) -> Result<(), Error> {
-        let words = object(&config::service_value(service))?;
-        check_names(&words)?;
-        let judged = config::judge(&self.setup, &words.into());
+        let words = config::service_value(service);
+        let judged = config::judge(&self.setup, &words);
         judged.map(|_| ()).map_err(refused)
     }
 

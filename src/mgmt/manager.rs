@@ -623,8 +623,11 @@ impl Manager {
         let mut setup = self.setup.clone();
         let now = &self.setup.services[s];
         let file = reload::same_service(&self.file, now);
-        let refused =
-            |why: String| Error::new(ErrorKind::Invalid, format!("service `{service}`: {why}"));
+        let refused = |why: String| {
+            let why = format!("service `{service}`: {why}");
+            Error::new(ErrorKind::Invalid, why).with_code("EINVAL")
+        };
+        super::edit::check_update(update)?;
         let done = sessions::apply(&mut setup.services[s], file, update).map_err(refused)?;
         if update.scheduler.is_some() || update.scheduler_flags.is_some() {
             self.judge_service(&setup.services[s])?;

@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn a_steady_flow_is_told_as_it_is_after_a_while() {
         let mut rates = Rates::default();
-        for i in 1..40 {
+        for i in 1..80 {
             rates.sample(counts(200 * i), SAMPLING);
         }
         assert_eq!(rates.per_second(), counts(100));
