@@ -115,9 +115,8 @@ impl Polder {
         });
         is_ready.recv().expect("it starts");
         let forward = |name: &str| (name == "web.example").then_some(Ipv4Addr::new(192, 0, 2, 80));
-        let reverse = |addr: IpAddr| {
-            (addr == IpAddr::from([10, 0, 0, 1])).then(|| "one.example".to_owned())
-        };
+        let reverse =
+            |addr: IpAddr| (addr == IpAddr::from([10, 0, 0, 1])).then(|| "one.example".to_owned());
         Self {
             socket,
             file,
@@ -192,7 +191,10 @@ impl Drop for Polder {
         let _ = self.stop.take().map(|stop| stop.send(()));
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the appliance fails");
+            assert!(
+                ended.is_ok() || std::thread::panicking(),
+                "the appliance fails"
+            );
         }
     }
 }
@@ -226,7 +228,9 @@ fn syn(port: u16, to: &str) -> Vec<u8> {
 
 #[test]
 fn transcript() {
-    let Ok(path) = std::env::var("TRANSCRIPT") else { return };
+    let Ok(path) = std::env::var("TRANSCRIPT") else {
+        return;
+    };
     let polder = Polder::start("services: []");
     for line in std::fs::read_to_string(path).expect("there").lines() {
         if let Some(words) = line.strip_prefix("$ ipvsadm") {

@@ -239,8 +239,14 @@ impl Manager {
         if let Some(servers) = words["servers"].as_array_mut() {
             servers.push(given.into());
         }
-        let judged = config::judge(&self.setup, &words).map_err(refused)?;
         let d = def.servers.len();
+        let of = format!("servers[{d}].");
+        let own = |problem: String| match problem.strip_prefix(&of) {
+            Some(problem) => problem.to_owned(),
+            None => problem,
+        };
+        let judged = config::judge(&self.setup, &words)
+            .map_err(|problems| refused(problems.into_iter().map(own).collect()))?;
         let added = judged.service.servers.get(d);
         let added = added.ok_or_else(|| invalid("it can't be so"))?.clone();
         self.check_mixed(def, [&added])?;
@@ -248,7 +254,6 @@ impl Manager {
         setup.services[s].servers.push(added);
         self.publish_edit(setup)?;
         let server = self.listed_server(s, d);
-        let of = format!("servers[{d}]");
         Ok(api::ServerAdded {
             message: format!(
                 "server {}/{} added ({TAKEN_BACK})",
@@ -258,7 +263,7 @@ impl Manager {
             warnings: judged
                 .warnings
                 .into_iter()
-                .filter(|w| w.starts_with(&of))
+                .filter_map(|w| w.strip_prefix(&of).map(str::to_owned))
                 .collect(),
         })
     }

@@ -740,3 +740,6 @@ Of daemons:
 What is changed here lasts until the next `polder reload` or restart. `polder ipvsadm --socket PATH …` and the variable
 POLDER_SOCKET name another control socket than /run/polder/control.sock.
 ";
+
+#[cfg(test)]
+mod tests;
