@@ -376,7 +376,7 @@ services:
         let problems = judge(&setup, &service).expect_err("three problems");
         for (problem, is) in problems.iter().zip([
             "scheduler: `rrr` is not one of `rr`, `wrr`",
-            "servers[0].wieght: unknown key `wieght`; did you mean `weight`?",
+            "servers[0].wieght: unknown key; did you mean `weight`?",
             "servers[1].address: 224.0.0.1 is a multicast address, no address of a server",
         ]) {
             assert!(problem.starts_with(is), "{problem}");

@@ -248,8 +248,8 @@ fn daemons_are_started_listed_and_stopped() {
 --start-daemon master --mcast-interface lo --syncid 7 |
 --start-daemon master --mcast-interface lo | Daemon has already run
 --stop-daemon backup | No daemon is running
---start-daemon backup --mcast-interface lo --syncid 8 --sync-maxlen 1000 |
--L --daemon | master sync daemon (mcast=lo, syncid=7, maxlen=1472, group=224.0.0.81, port=8848, ttl=1);backup sync daemon (mcast=lo, syncid=8, maxlen=1000, group=224.0.0.81, port=8848, ttl=1)
+--start-daemon backup --mcast-interface lo --syncid 8 --sync-maxlen 1400 |
+-L --daemon | master sync daemon (mcast=lo, syncid=7, maxlen=1472, group=224.0.0.81, port=8848, ttl=1);backup sync daemon (mcast=lo, syncid=8, maxlen=1400, group=224.0.0.81, port=8848, ttl=1)
 --stop-daemon master |
 --stop-daemon backup --syncid 8 |
 -L --daemon |
