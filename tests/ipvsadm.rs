@@ -492,12 +492,6 @@ Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes
   -> RemoteAddress:Port
 TCP  192.0.2.80:80                       1        1        0       40        0
   -> 10.0.0.1:8080                       1        1        0       40        0
-$ ipvsadm -Ln --rate
-IP Virtual Server version 1.2.1 (size=1000)
-Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS
-  -> RemoteAddress:Port
-TCP  192.0.2.80:80                       0        0        0        0        0
-  -> 10.0.0.1:8080                       0        0        0        0        0
 $ ipvsadm -Z -t 192.0.2.80:80
 $ ipvsadm -Ln --stats
 IP Virtual Server version 1.2.1 (size=1000)

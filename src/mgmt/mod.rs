@@ -36,6 +36,8 @@ pub use sync::SyncControl;
 #[cfg(test)]
 mod control_tests;
 #[cfg(test)]
+mod edit_tests;
+#[cfg(test)]
 mod manager_tests;
 #[cfg(test)]
 mod metrics_tests;

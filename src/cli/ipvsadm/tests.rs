@@ -221,6 +221,71 @@ fn flags_go_by_their_schedulers_and_come_back_in_ipvsadms_order() {
     }
 }
 
+#[test]
+fn rates_and_large_numbers_have_ipvsadms_columns() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let mut services = manager.services().services;
+    services.truncate(1);
+    let counts = |n| api::Counts {
+        connections: n,
+        packets_in: 20 * n,
+        packets_out: 300 * n,
+        bytes_in: 4000 * n,
+        bytes_out: 50_000 * n,
+    };
+    services[0].rates = counts(12_345_678);
+    services[0].servers[0].rates = counts(12_345_678);
+    (services[0].connections, services[0].bytes_in) = (1_000_000_005, 99_999_999);
+    services[0].zeroed.connections = 5;
+    let listed = |line: &str| {
+        let line = parse(line).expect(line);
+        list::services(&services, &Look::of(&line, &names()))
+    };
+    assert_eq!(
+        listed("-Ln --rate"),
+        "\
+Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS
+  -> RemoteAddress:Port
+TCP  192.0.2.80:80                12345678  246913K    3703M   49382M     617G
+  -> 10.0.0.1:80                  12345678 246913560 3703703400   49382M     617G
+  -> 10.0.0.2:80                         0        0        0        0        0
+"
+    );
+    assert_eq!(
+        listed("-Ln --stats --rate -X"),
+        "\
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes
+  -> RemoteAddress:Port
+TCP  192.0.2.80:80               1000000000        0        0 99999999        0
+  -> 10.0.0.1:80                         0        0        0        0        0
+  -> 10.0.0.2:80                         0        0        0        0        0
+"
+    );
+}
+
+#[test]
+fn names_that_are_too_long_are_cut_as_ipvsadm_cuts_them() {
+    let plane = plane(1);
+    let (manager, _) = manager_of(&plane, web_and_sip());
+    let services = manager.services().services;
+    let long = |_| Some("a-very-long-name-of-a-host.example.net".to_owned());
+    let names = Names::new("", Box::new(|_| None), Box::new(long));
+    let line = parse("-L").expect("a line");
+    let listed = list::services(&services, &Look::of(&line, &names));
+    let lines: Vec<_> = listed.lines().skip(2).collect();
+    assert_eq!(lines[0], "TCP  a-very-long-name-of-a-host.e rr");
+    assert!(
+        lines[1].starts_with("  -> a-very-long-name-of-a-host.e Masq    1 "),
+        "{}",
+        lines[1]
+    );
+    assert_eq!(
+        lines[3],
+        "TCP  [a-very-long-name-of-a-host.example.net]:5060 rr"
+    );
+}
+
 /// What a command line prints, on both outputs, and its exit status.
 fn says(socket: &std::path::Path, line: &str) -> (String, u8) {
     let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
