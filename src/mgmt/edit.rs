@@ -150,7 +150,7 @@ impl Manager {
         let at = self.setup.services.len() - 1;
         let id = self.services.order[at];
         self.baselines.zero(&self.services, id, &self.plane.workers);
-        let service = self.services().services.swap_remove(at);
+        let service = self.listed_service(at);
         Ok(api::ServiceAdded {
             message: format!(
                 "service {} added ({TAKEN_BACK})",
@@ -357,11 +357,7 @@ impl Manager {
 
     /// A server by its indices in the set-up, as listings have it.
     pub(super) fn listed_server(&self, service: usize, server: usize) -> api::Server {
-        self.services()
-            .services
-            .swap_remove(service)
-            .servers
-            .swap_remove(server)
+        self.listed_service(service).servers.swap_remove(server)
     }
 }
 

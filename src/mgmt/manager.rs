@@ -636,7 +636,7 @@ impl Manager {
             self.publish(setup)
                 .map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
         }
-        let service = self.services().services.swap_remove(s);
+        let service = self.listed_service(s);
         let scheduler = update.scheduler.is_some() || update.scheduler_flags.is_some();
         let lasts = match service.overridden {
             true if scheduler => TAKEN_BACK,

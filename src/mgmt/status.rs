@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::api::{self, Server};
 use super::manager::{Manager, ReloadState};
 use super::names;
-use super::reload::same_server;
+use super::reload::{same_server, same_service};
 use super::sessions;
 use super::watch::Life;
 use crate::forward::{DestDef, PortId, Service, ServiceDef, ServiceKind};
@@ -70,7 +70,7 @@ impl Manager {
         let file = self.file.services.iter().map(|s| (s.kind, s)).collect();
         let mut removed: HashMap<_, Vec<_>> = HashMap::new();
         for d in self.services.dests.iter().flatten() {
-            if !d.available && (d.shared.total() > 0 || d.shared.persistent() > 0) {
+            if !d.available && has_left(d) {
                 removed.entry(d.service).or_default().push(d.as_ref());
             }
         }
@@ -80,6 +80,21 @@ impl Manager {
         api::Services {
             services: services.map(|s| self.service(s, &around)).collect(),
         }
+    }
+
+    /// A service with its servers, by its index in the set-up. Looks at no other.
+    pub(super) fn listed_service(&self, at: usize) -> api::Service {
+        let id = self.services.order[at];
+        let service = self.services.slots[id.0 as usize].as_deref();
+        let service = service.expect("what is in the order has a slot");
+        let file = same_service(&self.file, &service.def);
+        let left = |d: &&Dest| d.service == id && !d.available && has_left(d);
+        let removed = self.services.dests.iter().flatten().map(Arc::as_ref);
+        let around = Around {
+            file: file.map(|f| (f.kind, f)).into_iter().collect(),
+            removed: [(id, removed.filter(left).collect())].into(),
+        };
+        self.service(service, &around)
     }
 
     /// Servers of all services.
@@ -365,6 +380,11 @@ impl Manager {
         out.extend(self.sync_unready());
         out
     }
+}
+
+/// Whether a server still has connections or templates.
+fn has_left(d: &Dest) -> bool {
+    d.shared.total() > 0 || d.shared.persistent() > 0
 }
 
 /// Why a server's effective weight is not the weight that is set; empty when it is.

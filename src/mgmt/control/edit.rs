@@ -27,7 +27,7 @@ pub(super) async fn service(
 ) -> Result<Json<api::Service>, Error> {
     let manager = app.manager();
     let at = manager.find_service(&service)?;
-    Ok(Json(manager.services().services.swap_remove(at)))
+    Ok(Json(manager.listed_service(at)))
 }
 
 pub(super) async fn add_service(
