@@ -398,7 +398,7 @@ fn what_is_saved_can_be_restored() {
 -a -t [2001:db8::80]:80 -r 10.0.0.1:80 -i -w 1 --tun-type gue --tun-port 6081 --tun-remcsum
 -A -f 7 -s sh -p 10 -b sh-fallback,kernel_tables
 -a -f 7 -r 10.0.0.1:0 -g -w 1
--A -f 8 -6 -s hprio
+-A -f 8 -6 -s hprio -p 60 -M 0 --pe sip
 ";
     // Blank lines mean nothing, and neither does the program's name.
     let given = format!("\n  \nipvsadm {rules}");

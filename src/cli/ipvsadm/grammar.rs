@@ -244,126 +244,108 @@ enum Value {
     Optional,
 }
 
-/// Every option: long name, short one (or a blank), its value, what it stands for.
-const OPTIONS: &[(&str, char, Value, Id)] = &[
-    (
-        "add-service",
-        'A',
-        Value::No,
-        Id::Command(Command::AddService),
-    ),
-    (
-        "edit-service",
-        'E',
-        Value::No,
-        Id::Command(Command::EditService),
-    ),
-    (
-        "delete-service",
-        'D',
-        Value::No,
-        Id::Command(Command::DeleteService),
-    ),
-    ("clear", 'C', Value::No, Id::Command(Command::Clear)),
-    ("list", 'L', Value::No, Id::Command(Command::List)),
-    ("", 'l', Value::No, Id::Command(Command::List)),
-    ("zero", 'Z', Value::No, Id::Command(Command::Zero)),
-    (
-        "add-server",
-        'a',
-        Value::No,
-        Id::Command(Command::AddServer),
-    ),
-    (
-        "edit-server",
-        'e',
-        Value::No,
-        Id::Command(Command::EditServer),
-    ),
-    (
-        "delete-server",
-        'd',
-        Value::No,
-        Id::Command(Command::DeleteServer),
-    ),
-    ("set", ' ', Value::No, Id::Command(Command::Set)),
-    ("help", 'h', Value::No, Id::Command(Command::Help)),
-    ("version", 'v', Value::No, Id::Command(Command::Version)),
-    ("restore", 'R', Value::No, Id::Command(Command::Restore)),
-    ("save", 'S', Value::No, Id::Command(Command::Save)),
-    (
-        "start-daemon",
-        ' ',
-        Value::Needed,
-        Id::Command(Command::StartDaemon),
-    ),
-    (
-        "stop-daemon",
-        ' ',
-        Value::Needed,
-        Id::Command(Command::StopDaemon),
-    ),
-    ("tcp-service", 't', Value::Needed, Id::Tcp),
-    ("udp-service", 'u', Value::Needed, Id::Udp),
-    ("sctp-service", ' ', Value::Needed, Id::Sctp),
-    ("fwmark-service", 'f', Value::Needed, Id::Fwmark),
-    ("scheduler", 's', Value::Needed, Id::Other(Opt::Scheduler)),
-    (
-        "persistent",
-        'p',
-        Value::Optional,
-        Id::Other(Opt::Persistent),
-    ),
-    ("netmask", 'M', Value::Needed, Id::Other(Opt::Netmask)),
-    ("real-server", 'r', Value::Needed, Id::Other(Opt::Server)),
-    ("masquerading", 'm', Value::No, Id::Masq),
-    ("ipip", 'i', Value::No, Id::Tunnel),
-    ("gatewaying", 'g', Value::No, Id::Direct),
-    ("weight", 'w', Value::Needed, Id::Other(Opt::Weight)),
-    ("u-threshold", 'x', Value::Needed, Id::Other(Opt::Upper)),
-    ("l-threshold", 'y', Value::Needed, Id::Other(Opt::Lower)),
-    ("numeric", 'n', Value::No, Id::Other(Opt::Numeric)),
-    ("connection", 'c', Value::No, Id::Other(Opt::Connection)),
-    ("mcast-interface", ' ', Value::Needed, Id::Other(Opt::Mcast)),
-    ("timeout", ' ', Value::No, Id::Other(Opt::Timeout)),
-    ("daemon", ' ', Value::No, Id::Other(Opt::Daemon)),
-    ("stats", ' ', Value::No, Id::Other(Opt::Stats)),
-    ("rate", ' ', Value::No, Id::Other(Opt::Rate)),
-    ("thresholds", ' ', Value::No, Id::Other(Opt::Thresholds)),
-    (
-        "persistent-conn",
-        ' ',
-        Value::No,
-        Id::Other(Opt::PersistentConn),
-    ),
-    ("nosort", ' ', Value::No, Id::Other(Opt::NoSort)),
-    ("sort", ' ', Value::No, Id::Sort),
-    ("exact", 'X', Value::No, Id::Other(Opt::Exact)),
-    ("ipv6", '6', Value::No, Id::Ipv6),
-    ("ops", 'o', Value::No, Id::Other(Opt::Ops)),
-    ("pe", ' ', Value::Needed, Id::Other(Opt::Engine)),
-    ("sched-flags", 'b', Value::Needed, Id::Other(Opt::Flags)),
-    ("syncid", ' ', Value::Needed, Id::Other(Opt::SyncId)),
-    (
-        "mcast-group",
-        ' ',
-        Value::Needed,
-        Id::Other(Opt::McastGroup),
-    ),
-    ("mcast-port", ' ', Value::Needed, Id::Other(Opt::McastPort)),
-    ("mcast-ttl", ' ', Value::Needed, Id::Other(Opt::McastTtl)),
-    (
-        "sync-maxlen",
-        ' ',
-        Value::Needed,
-        Id::Other(Opt::SyncMaxlen),
-    ),
-    ("tun-info", ' ', Value::No, Id::Other(Opt::TunInfo)),
-    ("tun-type", ' ', Value::Needed, Id::Other(Opt::TunType)),
-    ("tun-port", ' ', Value::Needed, Id::Other(Opt::TunPort)),
-    ("tun-nocsum", ' ', Value::No, Id::Other(Opt::TunNocsum)),
-    ("tun-csum", ' ', Value::No, Id::Other(Opt::TunCsum)),
-    ("tun-remcsum", ' ', Value::No, Id::Other(Opt::TunRemcsum)),
+/// An option in the list of them all.
+struct Word {
+    long: &'static str,
+    /// A blank for none.
+    short: char,
+    value: Value,
+    id: Id,
+}
+
+const fn command(long: &'static str, short: char, command: Command) -> Word {
+    let (value, id) = (Value::No, Id::Command(command));
+    Word {
+        long,
+        short,
+        value,
+        id,
+    }
+}
+
+const fn flag(long: &'static str, short: char, id: Id) -> Word {
+    let value = Value::No;
+    Word {
+        long,
+        short,
+        value,
+        id,
+    }
+}
+
+const fn value(long: &'static str, short: char, id: Id) -> Word {
+    let value = Value::Needed;
+    Word {
+        long,
+        short,
+        value,
+        id,
+    }
+}
+
+/// Every option.
+const OPTIONS: &[Word] = &[
+    command("add-service", 'A', Command::AddService),
+    command("edit-service", 'E', Command::EditService),
+    command("delete-service", 'D', Command::DeleteService),
+    command("clear", 'C', Command::Clear),
+    command("list", 'L', Command::List),
+    command("", 'l', Command::List),
+    command("zero", 'Z', Command::Zero),
+    command("add-server", 'a', Command::AddServer),
+    command("edit-server", 'e', Command::EditServer),
+    command("delete-server", 'd', Command::DeleteServer),
+    command("set", ' ', Command::Set),
+    command("help", 'h', Command::Help),
+    command("version", 'v', Command::Version),
+    command("restore", 'R', Command::Restore),
+    command("save", 'S', Command::Save),
+    value("start-daemon", ' ', Id::Command(Command::StartDaemon)),
+    value("stop-daemon", ' ', Id::Command(Command::StopDaemon)),
+    value("tcp-service", 't', Id::Tcp),
+    value("udp-service", 'u', Id::Udp),
+    value("sctp-service", ' ', Id::Sctp),
+    value("fwmark-service", 'f', Id::Fwmark),
+    value("scheduler", 's', Id::Other(Opt::Scheduler)),
+    Word {
+        value: Value::Optional,
+        ..flag("persistent", 'p', Id::Other(Opt::Persistent))
+    },
+    value("netmask", 'M', Id::Other(Opt::Netmask)),
+    value("real-server", 'r', Id::Other(Opt::Server)),
+    flag("masquerading", 'm', Id::Masq),
+    flag("ipip", 'i', Id::Tunnel),
+    flag("gatewaying", 'g', Id::Direct),
+    value("weight", 'w', Id::Other(Opt::Weight)),
+    value("u-threshold", 'x', Id::Other(Opt::Upper)),
+    value("l-threshold", 'y', Id::Other(Opt::Lower)),
+    flag("numeric", 'n', Id::Other(Opt::Numeric)),
+    flag("connection", 'c', Id::Other(Opt::Connection)),
+    value("mcast-interface", ' ', Id::Other(Opt::Mcast)),
+    flag("timeout", ' ', Id::Other(Opt::Timeout)),
+    flag("daemon", ' ', Id::Other(Opt::Daemon)),
+    flag("stats", ' ', Id::Other(Opt::Stats)),
+    flag("rate", ' ', Id::Other(Opt::Rate)),
+    flag("thresholds", ' ', Id::Other(Opt::Thresholds)),
+    flag("persistent-conn", ' ', Id::Other(Opt::PersistentConn)),
+    flag("nosort", ' ', Id::Other(Opt::NoSort)),
+    flag("sort", ' ', Id::Sort),
+    flag("exact", 'X', Id::Other(Opt::Exact)),
+    flag("ipv6", '6', Id::Ipv6),
+    flag("ops", 'o', Id::Other(Opt::Ops)),
+    value("pe", ' ', Id::Other(Opt::Engine)),
+    value("sched-flags", 'b', Id::Other(Opt::Flags)),
+    value("syncid", ' ', Id::Other(Opt::SyncId)),
+    value("mcast-group", ' ', Id::Other(Opt::McastGroup)),
+    value("mcast-port", ' ', Id::Other(Opt::McastPort)),
+    value("mcast-ttl", ' ', Id::Other(Opt::McastTtl)),
+    value("sync-maxlen", ' ', Id::Other(Opt::SyncMaxlen)),
+    flag("tun-info", ' ', Id::Other(Opt::TunInfo)),
+    value("tun-type", ' ', Id::Other(Opt::TunType)),
+    value("tun-port", ' ', Id::Other(Opt::TunPort)),
+    flag("tun-nocsum", ' ', Id::Other(Opt::TunNocsum)),
+    flag("tun-csum", ' ', Id::Other(Opt::TunCsum)),
+    flag("tun-remcsum", ' ', Id::Other(Opt::TunRemcsum)),
 ];
 
 /// An option as it stands in the command line.
@@ -424,19 +406,19 @@ impl<'a> Reader<'a> {
     fn short(&mut self, word: &str, chars: &'a str) -> Result<Read, String> {
         let mut left = chars.chars();
         let found = left.next().and_then(|c| {
-            let same = |o: &&(&str, char, Value, Id)| o.1 == c && c != ' ';
+            let same = |o: &&Word| o.short == c && c != ' ';
             OPTIONS.iter().find(same)
         });
-        let Some((_, _, takes, id)) = found else {
+        let Some(option) = found else {
             return Err(format!("{word}: unknown option"));
         };
         let left = left.as_str();
-        let joined = (*takes != Value::No && !left.is_empty())
+        let joined = (option.value != Value::No && !left.is_empty())
             .then(|| left.strip_prefix('=').unwrap_or(left).to_owned());
-        if *takes == Value::No && !left.is_empty() {
+        if option.value == Value::No && !left.is_empty() {
             self.bundle = Some((word.to_owned(), left));
         }
-        self.read(word, *takes, *id, joined)
+        self.read(word, option, joined)
     }
 
     fn long(&mut self, word: &str, long: &str) -> Result<Read, String> {
@@ -444,24 +426,19 @@ impl<'a> Reader<'a> {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (long, None),
         };
-        let same = |o: &&(&str, char, Value, Id)| o.0 == name && !name.is_empty();
-        let Some((_, _, takes, id)) = OPTIONS.iter().find(same) else {
+        let same = |o: &&Word| o.long == name && !name.is_empty();
+        let Some(option) = OPTIONS.iter().find(same) else {
             return Err(format!("{word}: unknown option"));
         };
-        if *takes == Value::No && joined.is_some() {
+        if option.value == Value::No && joined.is_some() {
             return Err(format!("{word}: option does not take an argument"));
         }
-        self.read(word, *takes, *id, joined)
+        self.read(word, option, joined)
     }
 
-    fn read(
-        &mut self,
-        word: &str,
-        takes: Value,
-        id: Id,
-        joined: Option<String>,
-    ) -> Result<Read, String> {
-        let value = match (takes, joined) {
+    fn read(&mut self, word: &str, option: &Word, joined: Option<String>) -> Result<Read, String> {
+        let id = option.id;
+        let value = match (option.value, joined) {
             (Value::No, _) => None,
             (_, Some(value)) => Some(value),
             (Value::Needed, None) => match self.word() {
@@ -795,7 +772,8 @@ impl Line {
     /// A netmask for the family that the service has by now.
     fn parse_netmask(&self, text: &str, names: &Names) -> Result<String, Wrong> {
         if self.service.is_some_and(Service::is_ipv6) {
-            return match number(text, 1, 128) {
+            // Polder also has the group of all clients.
+            return match number(text, 0, 128) {
                 Some(len) => Ok(len.to_string()),
                 None => usage("illegal ipv6 netmask specified"),
             };
@@ -881,7 +859,7 @@ impl Line {
         let (Some(service), Some((addr, port))) = (self.service, draft.server) else {
             return Ok(());
         };
-        let own = port.unwrap_or(service.port());
+        let own = port.unwrap_or_else(|| service.port());
         let deletes = self.command == Command::DeleteServer;
         let keeps = !deletes && self.forwarding != Forwarding::Masq;
         let port = match service {

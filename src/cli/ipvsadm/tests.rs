@@ -49,7 +49,7 @@ const USAGE_ERRORS: &str = "
 -A -t 192.0.2.1:80 -p 2678401 | invalid timeout value `2678401' specified
 -A -t 192.0.2.1:80 -p -M 300.0.0.0 | illegal virtual server persistent mask specified
 -A -M 64 -t [2001:db8::1]:80 -p | illegal virtual server persistent mask specified
--A -t [2001:db8::1]:80 -p -M 0 | illegal ipv6 netmask specified
+-A -t [2001:db8::1]:80 -p -M 255.255.255.0 | illegal ipv6 netmask specified
 -A -t [2001:db8::1]:80 -p -M 129 | illegal ipv6 netmask specified
 -A -t 192.0.2.1:80 -s rr -b sh-port | incompatible scheduler flag `sh-port'
 -A -t 192.0.2.1:80 -s mh -b mh-port,nothing | invalid scheduler flag `nothing'
