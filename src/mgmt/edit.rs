@@ -144,6 +144,18 @@ impl Manager {
         let Judged { service, warnings } =
             config::judge(&self.setup, &Value::Object(given)).map_err(refused)?;
         self.check_mixed(&service, service.servers.iter())?;
+        if self.setup.services.iter().any(|s| s.name == service.name) {
+            let why = format!("there is another service named `{}`", service.name);
+            return Err(invalid(why));
+        }
+        let alone = Setup {
+            services: vec![service.clone()],
+            ..Setup::default()
+        };
+        let problems = reload::duplicates(&alone);
+        if !problems.is_empty() {
+            return Err(refused(problems));
+        }
         let mut setup = self.setup.clone();
         setup.services.push(service);
         self.publish_edit(setup)?;
@@ -235,20 +247,15 @@ impl Manager {
         {
             given.insert("name".to_owned(), name.clone().into());
         }
-        let mut words = config::service_value(def);
-        if let Some(servers) = words["servers"].as_array_mut() {
-            servers.push(given.into());
+        let Judged { service, warnings } = self.judge_last(def, given.into())?;
+        let added = service.servers.into_iter().next_back();
+        let added = added.ok_or_else(|| invalid("it can't be so"))?;
+        let label = added.label();
+        if def.servers.iter().any(|d| d.label() == label) {
+            let why = format!("service `{}` has a server `{label}` already", def.name);
+            return Err(invalid(why));
         }
         let d = def.servers.len();
-        let of = format!("servers[{d}].");
-        let own = |problem: String| match problem.strip_prefix(&of) {
-            Some(problem) => problem.to_owned(),
-            None => problem,
-        };
-        let judged = config::judge(&self.setup, &words)
-            .map_err(|problems| refused(problems.into_iter().map(own).collect()))?;
-        let added = judged.service.servers.get(d);
-        let added = added.ok_or_else(|| invalid("it can't be so"))?.clone();
         self.check_mixed(def, [&added])?;
         let mut setup = self.setup.clone();
         setup.services[s].servers.push(added);
@@ -260,11 +267,7 @@ impl Manager {
                 server.service, server.name
             ),
             server,
-            warnings: judged
-                .warnings
-                .into_iter()
-                .filter_map(|w| w.strip_prefix(&of).map(str::to_owned))
-                .collect(),
+            warnings,
         })
     }
 
@@ -320,8 +323,45 @@ impl Manager {
     /// It can't be so.
     pub(super) fn judge_server(&self, setup: &Setup, s: usize, d: usize) -> Result<(), Error> {
         let service = &setup.services[s];
-        self.judge_service(service)?;
-        self.check_mixed(service, [&service.servers[d]])
+        let server = &service.servers[d];
+        let others = || service.servers.iter().enumerate().filter(|(i, _)| *i != d);
+        let rest = ServiceDef {
+            servers: others().map(|(_, d)| d.clone()).collect(),
+            ..service.clone()
+        };
+        self.judge_last(&rest, config::server_value(server))?;
+        self.check_mixed(service, [server])
+    }
+
+    /// Judges a server, given in the configuration's words, as the last one of a service. It is the last one of what
+    /// comes back, too, and warnings and problems name only what is of it or of the service.
+    fn judge_last(&self, of: &ServiceDef, server: Value) -> Result<Judged, Error> {
+        // The others were judged when they came. What they may share with it is looked at by the caller, but for this.
+        let alone = server.get("quic_server_id").is_none();
+        let others = if alone {
+            &[][..]
+        } else {
+            of.servers.as_slice()
+        };
+        let mut words = config::service_value(&ServiceDef {
+            servers: others.to_vec(),
+            ..of.clone()
+        });
+        if let Some(servers) = words["servers"].as_array_mut() {
+            servers.push(server);
+        }
+        let own = format!("servers[{}].", others.len());
+        let of_it = |problem: &String| problem.strip_prefix(&own).map(str::to_owned);
+        let judged = config::judge(&self.setup, &words).map_err(|problems| {
+            let problems = problems
+                .iter()
+                .map(|p| of_it(p).unwrap_or_else(|| p.clone()));
+            refused(problems.collect())
+        })?;
+        Ok(Judged {
+            warnings: judged.warnings.iter().filter_map(of_it).collect(),
+            ..judged
+        })
     }
 
     /// Messages of the ipvs format have no room for a server of another family than its clients (specification §1.3).
@@ -348,10 +388,6 @@ impl Manager {
     }
 
     fn publish_edit(&mut self, setup: Setup) -> Result<(), Error> {
-        let problems = reload::duplicates(&setup);
-        if !problems.is_empty() {
-            return Err(refused(problems));
-        }
         self.publish(setup).map_err(|e| unbuilt(&e))
     }
 

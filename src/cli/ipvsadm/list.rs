@@ -6,8 +6,9 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use super::grammar::{Line, Opt, shown_flags};
+use super::grammar::{Line, shown_flags};
 use super::names::Names;
+use super::options::Opt;
 use crate::cli::table;
 use crate::mgmt::api;
 
