@@ -32,7 +32,7 @@ pub struct Judged {
 /// Judges a service, given in the file's words, as if the file had it beside the ports, routes and marks of `around`.
 ///
 /// # Errors
-/// Every problem, warnings included: the path in the service, and a sentence.
+/// Every problem that is no warning: the path in the service, and a sentence.
 pub fn judge(around: &Setup, service: &Value) -> Result<Judged, Vec<String>> {
     let text = json!({
         "ports": around.ports.iter().map(port).collect::<Vec<_>>(),
@@ -42,7 +42,8 @@ pub fn judge(around: &Setup, service: &Value) -> Result<Judged, Vec<String>> {
         "services": [service],
     })
     .to_string();
-    let told = |problems: &[Problem]| problems.iter().filter_map(sentence).collect();
+    let told =
+        |problems: &[Problem]| -> Vec<String> { problems.iter().filter_map(sentence).collect() };
     match load_str("service", &text) {
         Ok(mut loaded) => Ok(Judged {
             warnings: told(&loaded.warnings),
@@ -52,7 +53,16 @@ pub fn judge(around: &Setup, service: &Value) -> Result<Judged, Vec<String>> {
             let errors = problems
                 .into_iter()
                 .filter(|p| p.severity == Severity::Error);
-            Err(told(&errors.collect::<Vec<_>>()))
+            let errors: Vec<_> = errors.collect();
+            let own = told(&errors);
+            if own.is_empty() {
+                // What runs was loaded once, so that this is not expected; it must not be silent all the same.
+                return Err(errors
+                    .iter()
+                    .map(|p| format!("{}: {}", p.path, p.message))
+                    .collect());
+            }
+            Err(own)
         }
     }
 }

@@ -257,7 +257,7 @@ TCP  192.0.2.80:80                12345678  246913K    3703M   49382M     617G
         "\
 Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes
   -> RemoteAddress:Port
-TCP  192.0.2.80:80               1000000000        0        0 99999999        0
+TCP  192.0.2.80:80                1000000000        0        0 99999999        0
   -> 10.0.0.1:80                         0        0        0        0        0
   -> 10.0.0.2:80                         0        0        0        0        0
 "
