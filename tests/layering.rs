@@ -40,6 +40,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_yaml", &["config"]),
     ("saphyr_parser", &["config"]),
     ("clap", &["cli"]),
+    ("dns_lookup", &["cli"]),
     ("prometheus", &["mgmt"]),
     ("axum", &["mgmt"]),
     ("rtnetlink", &["mgmt"]),

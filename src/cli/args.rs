@@ -20,6 +20,7 @@ pub const SOCKET_DEFAULT: &str = "/run/polder/control.sock";
         polder run -c /etc/polder/polder.yaml        the appliance\n  \
         polder show services                         what runs, in ipvsadm's shape\n  \
         polder set server web 10.0.0.11:80 weight 0  takes a server out gently\n  \
+        polder ipvsadm -Ln --stats                   ipvsadm's own commands and listings\n  \
         polder replay -c FILE --in wan0=IN.pcap --out lan0=OUT.pcap\n\n\
         `polder COMMAND --help` tells more."
 )]
@@ -48,6 +49,21 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Show and change state sync between directors, and read its messages
     Sync(SyncArgs),
+    /// Speak ipvsadm 1.31's command line with the running appliance; also as a program named ipvsadm
+    Ipvsadm(IpvsadmArgs),
+}
+
+/// `polder ipvsadm`, which has a grammar of its own.
+#[derive(Clone, Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct IpvsadmArgs {
+    /// Words of ipvsadm's command line; -h tells them
+    #[arg(
+        value_name = "WORDS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub words: Vec<String>,
 }
 
 /// `polder run`.

@@ -57,14 +57,32 @@ impl Client {
     /// # Errors
     /// A sentence: polder's own, or why it can't be reached.
     pub fn request(&self, method: &Method, path: &str, body: Bytes) -> Result<Value, String> {
+        self.ask_for(method, path, body).map_err(|why| match why {
+            NoAnswer::Unreachable(why) => why,
+            NoAnswer::Refused(e) => std::iter::once(e.error)
+                .chain(e.problems)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        })
+    }
+
+    /// The answer to a request with a body; a refusal as polder gave it.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn ask_for(&self, method: &Method, path: &str, body: Bytes) -> Result<Value, NoAnswer> {
         let asked = async { tokio::time::timeout(TIMEOUT, self.ask(method, path, body)).await };
-        let (status, body) = self.runtime.block_on(asked).unwrap_or_else(|_| {
-            Err(format!(
-                "polder did not answer on {} within {} s",
-                self.socket.display(),
-                TIMEOUT.as_secs()
-            ))
-        })?;
+        let (status, body) = self
+            .runtime
+            .block_on(asked)
+            .unwrap_or_else(|_| {
+                Err(format!(
+                    "polder did not answer on {} within {} s",
+                    self.socket.display(),
+                    TIMEOUT.as_secs()
+                ))
+            })
+            .map_err(NoAnswer::Unreachable)?;
         answer(status, &body)
     }
 
@@ -117,17 +135,27 @@ impl Client {
     }
 }
 
-fn answer(status: StatusCode, body: &[u8]) -> Result<Value, String> {
+/// Why a request did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Polder refused it.
+    Refused(ErrorBody),
+    /// Polder can't be reached, or it is something else that answers; a sentence.
+    Unreachable(String),
+}
+
+fn answer(status: StatusCode, body: &[u8]) -> Result<Value, NoAnswer> {
+    let unreachable = NoAnswer::Unreachable;
     if status.is_success() {
-        return serde_json::from_slice(body)
-            .map_err(|e| format!("polder's answer is no JSON ({e}); is it polder that listens?"));
+        return serde_json::from_slice(body).map_err(|e| {
+            unreachable(format!(
+                "polder's answer is no JSON ({e}); is it polder that listens?"
+            ))
+        });
     }
     match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(e) => Err(std::iter::once(e.error)
-            .chain(e.problems)
-            .collect::<Vec<_>>()
-            .join("\n")),
-        Err(_) => Err(format!("polder answered {status}")),
+        Ok(e) => Err(NoAnswer::Refused(e)),
+        Err(_) => Err(unreachable(format!("polder answered {status}"))),
     }
 }
 

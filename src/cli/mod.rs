@@ -5,6 +5,7 @@
 pub mod args;
 pub mod client;
 pub mod demo;
+pub mod ipvsadm;
 pub mod reload;
 pub mod replay;
 pub mod run;
@@ -29,6 +30,12 @@ pub use args::{Cli, Command};
 /// to those who call `check`.
 #[must_use]
 pub fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(words) = ipvsadm_words(&words) {
+        return ExitCode::from(ipvsadm::main(words.to_vec()));
+    }
     match Cli::try_parse() {
         Ok(cli) => dispatch(cli.command),
         Err(e) => {
@@ -40,6 +47,17 @@ pub fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
         }
+    }
+}
+
+/// What is for ipvsadm's grammar: all behind that word, also when it is the name that the program was started under.
+fn ipvsadm_words(words: &[String]) -> Option<&[String]> {
+    let (program, rest) = words.split_first()?;
+    let name = std::path::Path::new(program).file_name()?.to_str()?;
+    match rest.split_first() {
+        _ if name == "ipvsadm" => Some(rest),
+        Some((first, rest)) if first == "ipvsadm" => Some(rest),
+        _ => None,
     }
 }
 
@@ -56,6 +74,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Sync(args) => finish(sync::run(&args, &mut out)),
         Command::Demo(args) => finish(demo::run(&args, &mut out)),
+        Command::Ipvsadm(args) => ExitCode::from(ipvsadm::main(args.words)),
     }
 }
 

@@ -76,7 +76,7 @@ fn service_update(to: &SetService) -> api::ServiceUpdate {
         SetService::OnePacket { to } => {
             return api::ServiceUpdate {
                 one_packet: Some(to == "on"),
-                persistence: None,
+                ..api::ServiceUpdate::default()
             };
         }
         SetService::Persistence { to } => match to {
@@ -99,7 +99,7 @@ fn service_update(to: &SetService) -> api::ServiceUpdate {
         }
     }
     api::ServiceUpdate {
-        one_packet: None,
         persistence: Some(persistence),
+        ..api::ServiceUpdate::default()
     }
 }

@@ -56,7 +56,8 @@ pub fn services(services: &[api::Service]) -> String {
     out
 }
 
-/// Services and servers as `ipvsadm -Ln --stats` lists them, each with its templates and its name.
+/// Services and servers as `ipvsadm -Ln --stats` lists them, from the last `ipvsadm -Z` on, each with its templates and its
+/// name.
 #[must_use]
 pub fn servers(services: &[api::Service]) -> String {
     let mut out = String::new();
@@ -72,37 +73,23 @@ pub fn servers(services: &[api::Service]) -> String {
         "PersConn"
     );
     line!(out, "  -> RemoteAddress:Port");
-    let numbers = |n: [u64; 6]| n.map(scaled).concat();
+    let numbers = |c: api::Counts, templates: u64| {
+        let counts = [
+            c.connections,
+            c.packets_in,
+            c.packets_out,
+            c.bytes_in,
+            c.bytes_out,
+            templates,
+        ];
+        counts.map(scaled).concat()
+    };
     for s in services {
-        line!(
-            out,
-            "{:<33}{}  {}",
-            local_address(s),
-            numbers([
-                s.connections,
-                s.packets_in,
-                s.packets_out,
-                s.bytes_in,
-                s.bytes_out,
-                s.templates
-            ]),
-            s.name
-        );
+        let counts = numbers(s.since_zero(), s.templates);
+        line!(out, "{:<33}{counts}  {}", local_address(s), s.name);
         for d in &s.servers {
-            line!(
-                out,
-                "  -> {:<28}{}  {}",
-                d.address,
-                numbers([
-                    d.connections,
-                    d.packets_in,
-                    d.packets_out,
-                    d.bytes_in,
-                    d.bytes_out,
-                    u64::from(d.persistent)
-                ]),
-                d.name
-            );
+            let counts = numbers(d.since_zero(), u64::from(d.persistent));
+            line!(out, "  -> {:<28}{counts}  {}", d.address, d.name);
         }
     }
     out
@@ -556,8 +543,8 @@ pub fn reloaded(r: &api::Reloaded) -> String {
     for part in &r.other {
         line!(out, "changed {part}");
     }
-    for kept in &r.kept {
-        line!(out, "{kept}");
+    for sentence in r.kept.iter().chain(&r.taken_back) {
+        line!(out, "{sentence}");
     }
     if r.changed {
         line!(out, "Reloaded.");

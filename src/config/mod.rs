@@ -11,6 +11,7 @@ pub mod located;
 mod lower;
 pub mod model;
 mod problem;
+mod raise;
 mod rules;
 mod schema;
 pub mod sessions;
@@ -27,5 +28,6 @@ pub use lower::{
 };
 pub use model::{Config, Detail, Idle};
 pub use problem::{Problem, Severity};
+pub use raise::{Judged, judge, server_value, service_value};
 pub use schema::{schema, schema_text};
 pub use tree::MAX_BYTES;

@@ -17,7 +17,8 @@ use super::decode::{Doubts, choice_message, list};
 use super::located::Located;
 use super::lower::tap_name;
 use super::model::{
-    Config, Forwarding, IpFamily, Port, Server, Service, State, TunnelChecksum, TunnelType,
+    Config, Forwarding, IpFamily, Port, Protocol, Server, Service, State, TunnelChecksum,
+    TunnelType,
 };
 use super::problem::{Report, Severity, nearest};
 use super::tree::{NodeId, ROOT, Step, Tree, join};
@@ -45,6 +46,8 @@ const ENDING_EAL_ARGUMENTS: &[(&str, Option<&str>)] = &[
 
 /// Ports of a configuration; DPDK is built for half as many.
 const MAX_PORTS: usize = 64;
+/// FTP's control port.
+const FTP: u16 = 21;
 /// Addresses of a port.
 const MAX_ADDRESSES: usize = 256;
 
@@ -552,6 +555,7 @@ impl Rules<'_, '_, '_> {
             }
             self.server_address(service, server);
             self.server_port(service, server);
+            self.ftp(service, server);
             self.tunnel(server);
             self.thresholds(server);
         }
@@ -658,6 +662,17 @@ impl Rules<'_, '_, '_> {
                 self.error(server.node, "port", message);
             }
             _ => {}
+        }
+    }
+
+    /// Specification §8.7: what LVS has a helper for.
+    fn ftp(&mut self, service: &Located<Service>, server: &Located<Server>) {
+        let tcp = service.protocol == Some(Protocol::Tcp);
+        if tcp && service.port == Some(FTP) && server.forwarding == Forwarding::Masq {
+            let message = "FTP tells the addresses of its data connections in its payload, which Polder does not rewrite: \
+                           with `masq` clients would be sent to the server's own address; use `forwarding: direct` or \
+                           `tunnel`, and `persistence`";
+            self.warning(server.node, "forwarding", message);
         }
     }
 

@@ -4,12 +4,17 @@
 //! and the metrics page is written from the same values, so that every surface tells one story. Knows no data path
 //! type: whoever fills them translates.
 
+mod edit;
 mod sync;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use edit::{
+    Counts, Deleted, ServerAdded, ServiceAdded, Timeout, Timeouts, TimeoutsUpdate, TimeoutsUpdated,
+    TunnelUpdate, Zero, Zeroed,
+};
 pub use sync::{
     HandOverState, HandOverStep, SyncDaemon, SyncPeer, SyncRejected, SyncStart, SyncStatus,
     SyncTraffic, SyncUpdate, SyncUpdated,
@@ -142,7 +147,7 @@ pub struct Service {
     /// `reschedule`, `drop` or `keep` as configured; `null` for the protocol's default.
     #[serde(default)]
     pub on_server_down: Option<String>,
-    /// Persistence or one-packet scheduling were set at run time and differ from the file.
+    /// Scheduler, persistence or one-packet scheduling were set at run time and differ from the file.
     #[serde(default)]
     pub overridden: bool,
     /// Packets from clients.
@@ -172,6 +177,12 @@ pub struct Service {
     /// New flows that were placed by hash and not remembered.
     #[serde(default)]
     pub unremembered: u64,
+    /// What its counters stood at when listings were told to begin again.
+    #[serde(default)]
+    pub zeroed: Counts,
+    /// What comes in a second, an average over some seconds.
+    #[serde(default)]
+    pub rates: Counts,
     /// Active connections now.
     pub active: u64,
     /// Inactive connections now.
@@ -268,7 +279,7 @@ pub struct Server {
     pub overloaded: bool,
     /// Removed from the configuration; listed while it has connections or templates.
     pub removed: bool,
-    /// Weight, thresholds or administrative state were set at run time and differ from the file.
+    /// Weight, thresholds, forwarding or administrative state were set at run time and differ from the file.
     pub overridden: bool,
     /// Upper threshold, 0 for none.
     pub upper_threshold: u32,
@@ -291,6 +302,12 @@ pub struct Server {
     pub bytes_out: u64,
     /// Connections scheduled to it since the start.
     pub connections: u64,
+    /// What its counters stood at when listings were told to begin again.
+    #[serde(default)]
+    pub zeroed: Counts,
+    /// What comes in a second, an average over some seconds.
+    #[serde(default)]
+    pub rates: Counts,
 }
 
 /// Answer to `GET /v1/connections`.
@@ -543,6 +560,12 @@ pub struct ServerUpdate {
     /// New operational state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<bool>,
+    /// How packets are to reach it: `masq`, `direct` or `tunnel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<String>,
+    /// With `forwarding: tunnel`, what they are to be wrapped in; IPIP where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelUpdate>,
 }
 
 /// Body of `PATCH /v1/services/{service}`: what is to change; what it does not name stays.
@@ -555,6 +578,12 @@ pub struct ServiceUpdate {
     /// What to change of persistence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence: Option<PersistenceUpdate>,
+    /// New scheduler, which begins without flags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    /// New flags of the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_flags: Option<Vec<String>>,
 }
 
 /// What to change of a service's persistence, in the configuration's words.
@@ -612,6 +641,9 @@ pub struct Reloaded {
     pub other: Vec<String>,
     /// Run-time settings that stay because the file did not change there, a sentence each.
     pub kept: Vec<String>,
+    /// Run-time changes that are undone because the file says otherwise, a sentence each.
+    #[serde(default)]
+    pub taken_back: Vec<String>,
     /// Warnings about the file.
     pub warnings: Vec<String>,
 }

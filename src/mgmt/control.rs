@@ -3,6 +3,8 @@
 //! Translates between HTTP and the manager; decides nothing. Invariant: a GET changes nothing, and every answer that
 //! is no success has an `error` sentence in it.
 
+mod edit;
+
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
@@ -31,7 +33,7 @@ use crate::table::ServiceId;
 const BODY_MAX: usize = 64 * 1024;
 
 /// What there is, for those who ask for what there is not.
-const ENDPOINTS: [&str; 21] = [
+const ENDPOINTS: &[&str] = &[
     "GET /v1/version",
     "GET /v1/services",
     "GET /v1/servers",
@@ -44,6 +46,17 @@ const ENDPOINTS: [&str; 21] = [
     "GET /v1/ipvs",
     "GET /v1/sync",
     "POST /v1/reload",
+    "PUT /v1/servers/{service}/{server} {\"forwarding\": \"masq|direct|tunnel\", \"tunnel\": {\"type\": \"ipip|gue|gre\", \"port\": N, \"checksum\": \"none|csum|remcsum\"}}",
+    "DELETE /v1/servers/{service}/{server}",
+    "GET /v1/services/{service}",
+    "POST /v1/services {a service as the configuration has it}",
+    "POST /v1/services/{service}/servers {a server as the configuration has it}",
+    "PATCH /v1/services/{service} {\"scheduler\": \"NAME\", \"scheduler_flags\": [\"NAME\"]}",
+    "DELETE /v1/services/{service}",
+    "DELETE /v1/services",
+    "POST /v1/zero {\"service\": \"NAME\"} or {}",
+    "GET /v1/timeouts",
+    "PATCH /v1/timeouts {\"NAME\": \"15m\"}",
     "PUT /v1/servers/{service}/{server} {\"weight\": N}",
     "PUT /v1/servers/{service}/{server} {\"state\": \"ready|drain|maint\"}",
     "PUT /v1/servers/{service}/{server} {\"upper_threshold\": N, \"lower_threshold\": N}",
@@ -114,13 +127,32 @@ pub fn router(manager: Shared) -> Router {
     Router::new()
         .route("/v1", get(index))
         .route("/v1/version", get(version))
-        .route("/v1/services", get(services))
+        .route(
+            "/v1/services",
+            get(services)
+                .post(edit::add_service)
+                .delete(edit::clear_services),
+        )
         .route("/v1/servers", get(servers))
-        .route("/v1/servers/{service}/{server}", put(update).post(update))
+        .route(
+            "/v1/servers/{service}/{server}",
+            put(update).post(update).delete(edit::delete_server),
+        )
         .route("/v1/connections", get(connections))
         .route(
             "/v1/services/{service}",
-            patch(update_service).put(update_service),
+            patch(update_service)
+                .put(update_service)
+                .get(edit::service)
+                .delete(edit::delete_service),
+        )
+        .route("/v1/services/{service}/servers", post(edit::add_server))
+        .route("/v1/zero", post(edit::zero))
+        .route(
+            "/v1/timeouts",
+            get(edit::timeouts)
+                .patch(edit::update_timeouts)
+                .put(edit::update_timeouts),
         )
         .route("/v1/templates", get(templates))
         .route("/v1/neighbours", get(neighbours))
@@ -157,7 +189,7 @@ struct Index {
 
 async fn index() -> Json<Index> {
     Json(Index {
-        endpoints: &ENDPOINTS,
+        endpoints: ENDPOINTS,
     })
 }
 
@@ -287,7 +319,7 @@ async fn update_service(
     let body = body.map_err(|e| bad(e.body_text()))?;
     let update: api::ServiceUpdate = serde_json::from_slice(&body).map_err(|e| {
         bad(format!(
-            "the body must be {{\"one_packet\": true|false}} or {{\"persistence\": {{…}}}}: {e}"
+            "the body must be {{\"one_packet\": true|false}}, {{\"persistence\": {{…}}}} or {{\"scheduler\": …}}: {e}"
         ))
     })?;
     app.manager().edit_service(&service, &update).map(Json)
@@ -350,7 +382,7 @@ async fn update(
     let update: api::ServerUpdate = serde_json::from_slice(&body).map_err(|e| {
         bad(format!(
             "the body must be {{\"weight\": N}}, {{\"state\": \"ready|drain|maint\"}}, \
-             {{\"upper_threshold\": N, \"lower_threshold\": N}} or {{\"up\": B}}: {e}"
+             {{\"upper_threshold\": N, \"lower_threshold\": N}}, {{\"up\": B}} or {{\"forwarding\": …}}: {e}"
         ))
     })?;
     let edit = checked(&update)?;
@@ -362,10 +394,8 @@ fn checked(update: &api::ServerUpdate) -> Result<ServerEdit, Error> {
     let weight = match update.weight {
         None => None,
         Some(w) => Some(u16::try_from(w).map_err(|_| {
-            invalid(format!(
-                "weight {w} is above {}, the largest there is",
-                u16::MAX
-            ))
+            let most = u16::MAX;
+            invalid(format!("weight {w} is above {most}, the largest there is")).with_code("ERANGE")
         })?),
     };
     let admin = match update.state.as_deref() {
@@ -382,10 +412,12 @@ fn checked(update: &api::ServerUpdate) -> Result<ServerEdit, Error> {
         upper: threshold("upper", update.upper_threshold).map_err(invalid)?,
         lower: threshold("lower", update.lower_threshold).map_err(invalid)?,
         up: update.up,
+        forwarding: edit::forwarding(update).map_err(|e| invalid(e).with_code("EINVAL"))?,
     };
     if edit == ServerEdit::default() {
         return Err(invalid(
-            "nothing to change: give `weight`, `state`, `upper_threshold`, `lower_threshold`, `up`, or several"
+            "nothing to change: give `weight`, `state`, `upper_threshold`, `lower_threshold`, `up`, `forwarding`, or \
+             several"
                 .to_owned(),
         ));
     }

@@ -112,7 +112,7 @@ const REFUSED: &str = r#"
     GET /v1/nothing | | 404 | there is no /v1/nothing
     GET /v1/reload | | 405 | GET is not for /v1/reload
     GET /v1/servers/web/10.0.0.1:80 | | 405 | GET is not for
-    DELETE /v1/services | | 405 | DELETE is not for
+    DELETE /v1/reload | | 405 | DELETE is not for
     PUT /v1/servers/web/10.0.0.1:80 | | 400 | the body must be
     PUT /v1/servers/web/10.0.0.1:80 | { | 400 | the body must be
     PUT /v1/servers/web/10.0.0.1:80 | {"wieght": 1} | 400 | unknown field `wieght`
@@ -131,7 +131,7 @@ const REFUSED: &str = r#"
     GET /v1/connections?from=9 | | 400 | not a `next`
     GET /v1/templates?from=0.4.0.0 | | 400 | not a `next`
     GET /v1/templates?service=wob | | 404 | did you mean `web`?
-    GET /v1/services/web | | 405 | GET is not for
+    GET /v1/services/wob | | 404 | did you mean `web`?
     PATCH /v1/services/web | | 400 | the body must be
     PATCH /v1/services/web | {} | 422 | nothing to change
     PATCH /v1/services/wob | {} | 404 | did you mean `web`?

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::api::{self, Error, ErrorKind, PortStatus, Reloaded};
 use super::ipvs;
 use super::names;
+use super::rates::SAMPLING;
 use super::reload::{self, Fixed};
 use super::sessions;
 use super::sync::SyncControl;
@@ -23,8 +24,9 @@ use crate::forward::{
     Services, Setup, Snapshot,
 };
 use crate::net::Mac;
+use crate::net::tunnel::Tunnel;
 use crate::sync::settings::Settings;
-use crate::table::{AdminState, Dest, DestId};
+use crate::table::{AdminState, Dest, DestId, Method};
 use crate::worker::Plane;
 
 /// A configuration file, loaded.
@@ -144,6 +146,8 @@ pub struct Manager {
     pub(super) watch: Watch,
     /// When the defences were judged last.
     judged: Instant,
+    /// When rates were sampled last.
+    sampled: Instant,
 }
 
 impl fmt::Debug for Manager {
@@ -175,6 +179,8 @@ pub struct ServerEdit {
     pub lower: Option<u32>,
     /// New operational state.
     pub up: Option<bool>,
+    /// New way to reach it.
+    pub forwarding: Option<(Method, Tunnel)>,
 }
 
 impl Manager {
@@ -228,6 +234,7 @@ impl Manager {
             },
             watch: Watch::new(&plane.workers, now),
             judged: now,
+            sampled: now,
             plane,
         };
         manager
@@ -278,7 +285,7 @@ impl Manager {
     }
 
     /// Builds services from `setup` and publishes them with new forwarding information.
-    fn publish(&mut self, setup: Setup) -> Result<(), BuildError> {
+    pub(super) fn publish(&mut self, setup: Setup) -> Result<(), BuildError> {
         self.reap();
         let services = self
             .registry
@@ -372,6 +379,12 @@ impl Manager {
             }
         }
         self.plane.sweep_templates(ticks);
+        let elapsed = now.duration_since(self.sampled);
+        if elapsed >= SAMPLING {
+            self.sampled = now;
+            self.baselines
+                .sample(&self.services, &self.plane.workers, elapsed);
+        }
     }
 
     /// Frees replaced snapshots that no worker has any more.
@@ -455,6 +468,7 @@ impl Manager {
         let (merged, kept) = reload::keep_overrides(&self.file, &self.setup, &loaded.setup);
         let mut report = Reloaded {
             kept,
+            taken_back: reload::taken_back(&self.file, &self.setup, &merged),
             warnings: loaded.warnings,
             ..reload::report(&self.setup, &merged)
         };
@@ -549,6 +563,12 @@ impl Manager {
                 *old = new;
             }
         }
+        if let Some((method, tunnel)) = edit.forwarding {
+            let before = names::forwarding(dest);
+            (dest.method, dest.tunnel) = (method, tunnel);
+            let after = names::forwarding(dest);
+            done.push(format!("forwarding {before} -> {after}"));
+        }
         if edit.upper.is_some_and(|upper| upper != 0) && counts_nothing(&self.setup.services[s]) {
             done.push("which one-packet datagrams without persistence never reach".to_owned());
         }
@@ -556,8 +576,11 @@ impl Manager {
         if edit.upper.or(edit.lower).is_some() {
             let limits = (dest.upper_threshold, dest.lower_threshold);
             contradiction(limits, edit).map_or(Ok(()), |why| {
-                Err(Error::new(ErrorKind::Invalid, format!("{label}: {why}")))
+                Err(Error::new(ErrorKind::Invalid, format!("{label}: {why}")).with_code("ERANGE"))
             })?;
+        }
+        if edit.forwarding.is_some() {
+            self.judge_server(&setup, s, d)?;
         }
         let was_up = edit.up.and_then(|up| {
             let id = self.server_slot(s, d)?;
@@ -572,13 +595,10 @@ impl Manager {
             }
             published.map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
         }
-        let server = self
-            .services()
-            .services
-            .swap_remove(s)
-            .servers
-            .swap_remove(d);
-        let lasts = if edit.up == Some(false) {
+        let server = self.listed_server(s, d);
+        let lasts = if edit.forwarding.is_some() && server.overridden {
+            TAKEN_BACK
+        } else if edit.up == Some(false) {
             "until it is said to be up, or a restart"
         } else {
             lasts(server.overridden)
@@ -603,15 +623,25 @@ impl Manager {
         let mut setup = self.setup.clone();
         let now = &self.setup.services[s];
         let file = reload::same_service(&self.file, now);
-        let refused =
-            |why: String| Error::new(ErrorKind::Invalid, format!("service `{service}`: {why}"));
+        let refused = |why: String| {
+            let why = format!("service `{service}`: {why}");
+            Error::new(ErrorKind::Invalid, why).with_code("EINVAL")
+        };
+        super::edit::check_update(update)?;
         let done = sessions::apply(&mut setup.services[s], file, update).map_err(refused)?;
+        if update.scheduler.is_some() || update.scheduler_flags.is_some() {
+            self.judge_service(&setup.services[s])?;
+        }
         if setup != self.setup {
             self.publish(setup)
                 .map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
         }
-        let service = self.services().services.swap_remove(s);
-        let lasts = lasts(service.overridden);
+        let service = self.listed_service(s);
+        let scheduler = update.scheduler.is_some() || update.scheduler_flags.is_some();
+        let lasts = match service.overridden {
+            true if scheduler => TAKEN_BACK,
+            overridden => lasts(overridden),
+        };
         Ok(api::ServiceUpdated {
             message: format!("{}: {} ({lasts})", service.name, done.join(", ")),
             service,
@@ -648,7 +678,7 @@ impl Manager {
     }
 
     /// Indices of a server in the set-up.
-    fn find_server(&self, service: &str, server: &str) -> Result<(usize, usize), Error> {
+    pub(super) fn find_server(&self, service: &str, server: &str) -> Result<(usize, usize), Error> {
         let s = self.find_service(service)?;
         let def = &self.setup.services[s];
         match find_dest(def, server) {
@@ -656,26 +686,26 @@ impl Manager {
             None => {
                 let labels: Vec<String> = def.servers.iter().map(DestDef::label).collect();
                 let hint = names::suggestion(server, labels.iter().map(String::as_str));
-                Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("service `{service}` has no server `{server}`{hint}"),
-                ))
+                let why = format!("service `{service}` has no server `{server}`{hint}");
+                Err(Error::new(ErrorKind::NotFound, why).with_code("ENOENT"))
             }
         }
     }
 
-    /// Index of a service in the set-up.
+    /// Index of a service in the set-up, by its name or by what it is recognised by ([`names::handle`]).
     ///
     /// # Errors
     /// There is none of that name; the sentence names those that there are.
     pub fn find_service(&self, name: &str) -> Result<usize, Error> {
         let there = || self.setup.services.iter().map(|s| s.name.as_str());
-        there().position(|n| n == name).ok_or_else(|| {
+        let found = match names::parse_handle(name) {
+            Some(kind) => self.setup.services.iter().position(|s| s.kind == kind),
+            None => there().position(|n| n == name),
+        };
+        found.ok_or_else(|| {
             let hint = names::suggestion(name, there());
-            Error::new(
-                ErrorKind::NotFound,
-                format!("there is no service `{name}`{hint}"),
-            )
+            let why = format!("there is no service `{name}`{hint}");
+            Error::new(ErrorKind::NotFound, why).with_code("ESRCH")
         })
     }
 }
@@ -708,6 +738,10 @@ fn contradiction((upper, lower): (u32, u32), edit: ServerEdit) -> Option<String>
         )),
     }
 }
+
+/// How long what a reload takes back lasts, for messages.
+pub(super) const TAKEN_BACK: &str =
+    "at run time only: a reload or a restart takes what the file says";
 
 /// How long a setting lasts, for messages.
 pub(super) fn lasts(overridden: bool) -> &'static str {

@@ -7,17 +7,20 @@ pub mod appliance;
 mod bounded;
 mod conns;
 pub mod control;
+mod edit;
 mod ipvs;
 pub mod kernel;
 pub mod manager;
 pub mod metrics;
 pub mod names;
+mod rates;
 mod reload;
 mod sessions;
 mod socket;
 mod status;
 pub mod sync;
 pub mod templates;
+mod timeouts;
 mod totals;
 mod watch;
 
@@ -32,6 +35,8 @@ pub use sync::SyncControl;
 
 #[cfg(test)]
 mod control_tests;
+#[cfg(test)]
+mod edit_tests;
 #[cfg(test)]
 mod manager_tests;
 #[cfg(test)]

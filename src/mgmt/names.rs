@@ -54,6 +54,38 @@ pub fn service_key(kind: &ServiceKind) -> (String, String) {
     }
 }
 
+/// What a service is recognised by as one word, which no name of a service is: `@tcp:192.0.2.80:80`,
+/// `@udp:[2001:db8::80]:53`, `@mark:7`, `@mark6:7`.
+#[must_use]
+pub fn handle(kind: &ServiceKind) -> String {
+    match kind {
+        ServiceKind::Mark { af: Af::V6, mark } => format!("@mark6:{mark}"),
+        kind => {
+            let (protocol, address) = service_key(kind);
+            format!("@{protocol}:{address}")
+        }
+    }
+}
+
+/// The service of a [`handle`]; `None` for what is none.
+#[must_use]
+pub fn parse_handle(word: &str) -> Option<ServiceKind> {
+    let (what, rest) = word.strip_prefix('@')?.split_once(':')?;
+    let af = match what {
+        "mark" => Af::V4,
+        "mark6" => Af::V6,
+        _ => {
+            let proto = [(6, "tcp"), (17, "udp"), (132, "sctp")];
+            let proto = proto.into_iter().find(|(_, name)| *name == what)?.0;
+            let at: SocketAddr = rest.parse().ok()?;
+            let (addr, port) = (at.ip(), at.port());
+            return Some(ServiceKind::Address { proto, addr, port });
+        }
+    };
+    let mark = rest.parse().ok()?;
+    Some(ServiceKind::Mark { af, mark })
+}
+
 /// A service by name and address, for messages.
 #[must_use]
 pub fn service(def: &ServiceDef) -> String {
@@ -191,6 +223,45 @@ mod tests {
         assert_eq!(state(17, 0, 0), "UDP");
         assert_eq!(state(17, 0, TEMPLATE), "NONE");
         assert_eq!(state(17, 1, TEMPLATE), "ASSURED");
+    }
+
+    #[test]
+    fn every_service_has_a_handle_by_which_it_is_found() {
+        let address = |proto, addr: &str, port| ServiceKind::Address {
+            proto,
+            addr: addr.parse().expect("an address"),
+            port,
+        };
+        for (kind, handle_is) in [
+            (address(6, "192.0.2.80", 80), "@tcp:192.0.2.80:80"),
+            (address(17, "2001:db8::80", 0), "@udp:[2001:db8::80]:0"),
+            (address(132, "192.0.2.80", 9), "@sctp:192.0.2.80:9"),
+            (
+                ServiceKind::Mark {
+                    af: Af::V4,
+                    mark: 7,
+                },
+                "@mark:7",
+            ),
+            (
+                ServiceKind::Mark {
+                    af: Af::V6,
+                    mark: 7,
+                },
+                "@mark6:7",
+            ),
+        ] {
+            assert_eq!(handle(&kind), handle_is);
+            assert_eq!(parse_handle(handle_is), Some(kind));
+        }
+        for none in [
+            "web",
+            "tcp:192.0.2.80:80",
+            "@tcp:192.0.2.80",
+            "@ip:1.2.3.4:5",
+        ] {
+            assert_eq!(parse_handle(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::api::{Change, Changes, Reloaded};
-use super::{ipvs, names, sessions};
+use super::{ipvs, names, sessions, timeouts};
+use crate::config::values::Period;
 use crate::forward::{DestDef, PortDef, ServiceDef, Setup};
 
 /// Values of the file that only a restart can change, by their path in it (`dpdk.cores`), as text.
@@ -200,6 +201,86 @@ pub fn keep_overrides(file: &Setup, running: &Setup, new: &Setup) -> (Setup, Vec
         }
     }
     (out, kept)
+}
+
+/// What was done at run time and is not so in `new`, a sentence each: services and servers that came or went, schedulers,
+/// forwarding, timeouts. `file` is what the file said before.
+#[must_use]
+pub fn taken_back(file: &Setup, running: &Setup, new: &Setup) -> Vec<String> {
+    let mut out = Vec::new();
+    for s in &running.services {
+        match (same_service(file, s), same_service(new, s)) {
+            (None, None) => out.push(format!(
+                "service {} that was added at run time is removed",
+                names::service(s)
+            )),
+            (Some(before), Some(now)) => service_taken_back(before, s, now, &mut out),
+            _ => {}
+        }
+    }
+    for s in &new.services {
+        if same_service(running, s).is_none() && same_service(file, s).is_some() {
+            let name = names::service(s);
+            out.push(format!(
+                "service {name} that was deleted at run time is back"
+            ));
+        }
+    }
+    for (name, get, _) in timeouts::ALL {
+        let of = |setup: &Setup| get(&setup.timeouts);
+        if of(running) != of(file) && of(new) != of(running) {
+            out.push(format!(
+                "timeouts.{name} is {} again, no longer {} that was set at run time",
+                Period(of(new)),
+                Period(of(running))
+            ));
+        }
+    }
+    out
+}
+
+fn service_taken_back(
+    file: &ServiceDef,
+    running: &ServiceDef,
+    new: &ServiceDef,
+    out: &mut Vec<String>,
+) {
+    let scheduler = sessions::describe_scheduler;
+    let (was, is) = (scheduler(running), scheduler(new));
+    if was != scheduler(file) && was != is {
+        out.push(format!(
+            "{} has scheduler {is} again, no longer {was} that was set at run time",
+            new.name
+        ));
+    }
+    let name = |d: &DestDef| format!("{}/{}", new.name, d.label());
+    for d in &running.servers {
+        match (same_server(file, d), same_server(new, d)) {
+            (None, None) => out.push(format!(
+                "server {} that was added at run time is removed",
+                name(d)
+            )),
+            (Some(before), Some(now)) => {
+                let forwarding = names::forwarding;
+                let (was, is) = (forwarding(d), forwarding(now));
+                if was != forwarding(before) && was != is {
+                    out.push(format!(
+                        "{} has forwarding {is} again, no longer {was} that was set at run time",
+                        name(now)
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+    for d in &new.servers {
+        if same_server(running, d).is_none() && same_server(file, d).is_some() {
+            out.push(format!(
+                "server {} that was deleted at run time is back",
+                name(d)
+            ));
+        }
+    }
 }
 
 /// What differs between two set-ups.

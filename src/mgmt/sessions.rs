@@ -63,6 +63,15 @@ pub fn describe(p: Option<&Persistence>) -> String {
     )
 }
 
+/// Scheduler and flags in words, for messages.
+#[must_use]
+pub fn describe_scheduler(s: &ServiceDef) -> String {
+    match s.flags.as_slice() {
+        [] => s.scheduler.clone(),
+        flags => format!("{} ({})", s.scheduler, flags.join(",")),
+    }
+}
+
 fn describe_engine(engine: Option<&Engine>) -> String {
     match engine {
         None => "none".to_owned(),
@@ -128,6 +137,18 @@ pub fn apply(
     update: &api::ServiceUpdate,
 ) -> Result<Vec<String>, String> {
     let mut done = Vec::new();
+    if update.scheduler.is_some() || update.scheduler_flags.is_some() {
+        let before = describe_scheduler(s);
+        if let Some(scheduler) = &update.scheduler {
+            s.scheduler.clone_from(scheduler);
+            // Those of another scheduler mean nothing to it, or something else.
+            s.flags.clear();
+        }
+        if let Some(flags) = &update.scheduler_flags {
+            s.flags.clone_from(flags);
+        }
+        done.push(format!("scheduler {before} -> {}", describe_scheduler(s)));
+    }
     if let Some(one_packet) = update.one_packet {
         done.push(format!("one_packet {} -> {one_packet}", s.one_packet));
         s.one_packet = one_packet;
@@ -139,7 +160,10 @@ pub fn apply(
         done.push(format!("persistence {before} -> {after}"));
     }
     if done.is_empty() {
-        return Err("nothing to change: give `one_packet`, `persistence` or both".to_owned());
+        return Err(
+            "nothing to change: give `scheduler`, `scheduler_flags`, `one_packet`, `persistence` or several"
+                .to_owned(),
+        );
     }
     if let Some(why) = problem(s) {
         return Err(why);

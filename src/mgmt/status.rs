@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::api::{self, Server};
 use super::manager::{Manager, ReloadState};
 use super::names;
-use super::reload::same_server;
+use super::reload::{same_server, same_service};
 use super::sessions;
 use super::watch::Life;
 use crate::forward::{DestDef, PortId, Service, ServiceDef, ServiceKind};
@@ -70,7 +70,7 @@ impl Manager {
         let file = self.file.services.iter().map(|s| (s.kind, s)).collect();
         let mut removed: HashMap<_, Vec<_>> = HashMap::new();
         for d in self.services.dests.iter().flatten() {
-            if !d.available && (d.shared.total() > 0 || d.shared.persistent() > 0) {
+            if !d.available && has_left(d) {
                 removed.entry(d.service).or_default().push(d.as_ref());
             }
         }
@@ -80,6 +80,21 @@ impl Manager {
         api::Services {
             services: services.map(|s| self.service(s, &around)).collect(),
         }
+    }
+
+    /// A service with its servers, by its index in the set-up. Looks at no other.
+    pub(super) fn listed_service(&self, at: usize) -> api::Service {
+        let id = self.services.order[at];
+        let service = self.services.slots[id.0 as usize].as_deref();
+        let service = service.expect("what is in the order has a slot");
+        let file = same_service(&self.file, &service.def);
+        let left = |d: &&Dest| d.service == id && !d.available && has_left(d);
+        let removed = self.services.dests.iter().flatten().map(Arc::as_ref);
+        let around = Around {
+            file: file.map(|f| (f.kind, f)).into_iter().collect(),
+            removed: [(id, removed.filter(left).collect())].into(),
+        };
+        self.service(service, &around)
     }
 
     /// Servers of all services.
@@ -93,6 +108,7 @@ impl Manager {
 
     fn service(&self, s: &Service, around: &Around<'_>) -> api::Service {
         let totals = self.baselines.service(&self.plane.workers, s.id);
+        let (zeroed, rates) = self.baselines.service_listing(s.id);
         let (protocol, address) = names::service_key(&s.def.kind);
         let file = around.file.get(&s.def.kind).copied();
         let removed = around.removed.get(&s.id).into_iter().flatten().copied();
@@ -104,7 +120,10 @@ impl Manager {
             .chain(removed)
             .map(|d| self.server(s, file, d))
             .collect();
-        let overridden = file.is_some_and(|f| sessions::differ(f, &s.def));
+        let overridden = file.is_some_and(|f| {
+            sessions::differ(f, &s.def)
+                || (&f.scheduler, &f.flags) != (&s.def.scheduler, &s.def.flags)
+        });
         let sum = |f: fn(&Server) -> u32| servers.iter().map(|d| u64::from(f(d))).sum();
         api::Service {
             name: s.def.name.clone(),
@@ -149,6 +168,8 @@ impl Manager {
                 untracked: totals.sessions_untracked,
             },
             unremembered: totals.unremembered,
+            zeroed,
+            rates,
             active: sum(|d| d.active),
             inactive: sum(|d| d.inactive),
             servers,
@@ -157,13 +178,17 @@ impl Manager {
 
     fn server(&self, s: &Service, file: Option<&ServiceDef>, d: &Dest) -> Server {
         let totals = self.baselines.dest(&self.plane.workers, d.id);
+        let (zeroed, rates) = self.baselines.dest_listing(d.id);
         let counts = d.shared.counts();
         let def = s
             .def
             .servers
             .iter()
             .find(|x| d.available && (x.addr, x.port) == (d.addr, d.port));
-        let settable = |d: &DestDef| (d.weight, d.admin, d.upper_threshold, d.lower_threshold);
+        let settable = |d: &DestDef| {
+            let thresholds = (d.upper_threshold, d.lower_threshold);
+            (d.weight, d.admin, thresholds, d.method, d.tunnel)
+        };
         let overridden = def.is_some_and(|def| {
             file.and_then(|f| same_server(f, def))
                 .is_some_and(|f| settable(f) != settable(def))
@@ -192,6 +217,8 @@ impl Manager {
             packets_out: totals.packets_out,
             bytes_out: totals.bytes_out,
             connections: totals.connections,
+            zeroed,
+            rates,
         }
     }
 
@@ -353,6 +380,11 @@ impl Manager {
         out.extend(self.sync_unready());
         out
     }
+}
+
+/// Whether a server still has connections or templates.
+fn has_left(d: &Dest) -> bool {
+    d.shared.total() > 0 || d.shared.persistent() > 0
 }
 
 /// Why a server's effective weight is not the weight that is set; empty when it is.

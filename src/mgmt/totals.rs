@@ -1,10 +1,14 @@
 //! Sums of counters over workers, and the baselines that make a reused slot start at zero.
 //!
 //! A slot's counters are never reset, since the workers are their only writers. When a slot is given to another object
-//! the sum at that moment becomes its baseline. Invariant: for one object, sum minus baseline never goes down.
+//! the sum at that moment becomes its baseline. Invariant: for one object, sum minus baseline never goes down. What
+//! listings begin to count from, and rates, are kept beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::api::Counts;
+use super::rates::Rates;
 use crate::forward::{ServiceKind, Services};
 use crate::table::{
     Counter, DestCounters, DestId, DestShared, ServiceCounters, ServiceId, WorkerCounters,
@@ -48,13 +52,57 @@ totals! {
     }
 }
 
+impl From<ServiceTotals> for Counts {
+    fn from(t: ServiceTotals) -> Self {
+        Self {
+            connections: t.connections,
+            packets_in: t.packets_in,
+            packets_out: t.packets_out,
+            bytes_in: t.bytes_in,
+            bytes_out: t.bytes_out,
+        }
+    }
+}
+
+impl From<DestTotals> for Counts {
+    fn from(t: DestTotals) -> Self {
+        Self {
+            connections: t.connections,
+            packets_in: t.packets_in,
+            packets_out: t.packets_out,
+            bytes_in: t.bytes_in,
+            bytes_out: t.bytes_out,
+        }
+    }
+}
+
+/// What is remembered of the counters of a slot's owner.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since<T> {
+    /// Where they stood when it got the slot.
+    base: T,
+    /// What was counted for it when listings were told to begin again.
+    zero: Counts,
+    rates: Rates,
+}
+
+impl<T> Since<T> {
+    fn of(base: T) -> Self {
+        Self {
+            base,
+            zero: Counts::default(),
+            rates: Rates::default(),
+        }
+    }
+}
+
 /// Who has each slot, and where its counters stood when it got it.
 #[derive(Debug, Default)]
 pub struct Baselines {
-    services: Vec<Option<(ServiceKind, ServiceTotals)>>,
+    services: Vec<Option<(ServiceKind, Since<ServiceTotals>)>>,
     /// The shared counts identify the server: they are made anew with each use of a slot. Held, so that the address
     /// is not given to another.
-    dests: Vec<Option<(Arc<DestShared>, DestTotals)>>,
+    dests: Vec<Option<(Arc<DestShared>, Since<DestTotals>)>>,
 }
 
 impl Baselines {
@@ -66,7 +114,7 @@ impl Baselines {
         for s in services.slots.iter().flatten() {
             let slot = &mut self.services[s.id.0 as usize];
             if slot.is_none_or(|(kind, _)| kind != s.def.kind) {
-                *slot = Some((s.def.kind, sum_service(workers, s.id)));
+                *slot = Some((s.def.kind, Since::of(sum_service(workers, s.id))));
             }
         }
         self.dests
@@ -77,7 +125,8 @@ impl Baselines {
                 .as_ref()
                 .is_some_and(|(shared, _)| Arc::ptr_eq(shared, &d.shared));
             if !same {
-                *slot = Some((Arc::clone(&d.shared), sum_dest(workers, d.id)));
+                let base = Since::of(sum_dest(workers, d.id));
+                *slot = Some((Arc::clone(&d.shared), base));
             }
         }
     }
@@ -85,15 +134,67 @@ impl Baselines {
     /// What was counted for the service that has the slot.
     #[must_use]
     pub fn service(&self, workers: &[Arc<WorkerShared>], id: ServiceId) -> ServiceTotals {
-        let base = self.services.get(id.0 as usize).copied().flatten();
-        sum_service(workers, id).since(base.map(|(_, b)| b).unwrap_or_default())
+        let since = self.services.get(id.0 as usize).copied().flatten();
+        sum_service(workers, id).since(since.map(|(_, s)| s.base).unwrap_or_default())
     }
 
     /// What was counted for the real server that has the slot.
     #[must_use]
     pub fn dest(&self, workers: &[Arc<WorkerShared>], id: DestId) -> DestTotals {
-        let base = self.dests.get(id.0 as usize).and_then(Option::as_ref);
-        sum_dest(workers, id).since(base.map(|(_, b)| *b).unwrap_or_default())
+        let since = self.dests.get(id.0 as usize).and_then(Option::as_ref);
+        sum_dest(workers, id).since(since.map(|(_, s)| s.base).unwrap_or_default())
+    }
+
+    /// What listings begin to count a service from, and its rates.
+    #[must_use]
+    pub fn service_listing(&self, id: ServiceId) -> (Counts, Counts) {
+        let since = self.services.get(id.0 as usize).copied().flatten();
+        since.map_or_else(Default::default, |(_, s)| (s.zero, s.rates.per_second()))
+    }
+
+    /// What listings begin to count a real server from, and its rates.
+    #[must_use]
+    pub fn dest_listing(&self, id: DestId) -> (Counts, Counts) {
+        let since = self.dests.get(id.0 as usize).and_then(Option::as_ref);
+        since.map_or_else(Default::default, |(_, s)| (s.zero, s.rates.per_second()))
+    }
+
+    /// Lets listings of a service and its real servers begin again, those of removed servers as well, which may come
+    /// back (specification §10.7).
+    pub fn zero(&mut self, services: &Services, id: ServiceId, workers: &[Arc<WorkerShared>]) {
+        let counts = self.service(workers, id).into();
+        if let Some(Some((_, since))) = self.services.get_mut(id.0 as usize) {
+            since.zero = counts;
+            since.rates = Rates::begun(counts);
+        }
+        for dest in services.dests.iter().flatten().filter(|d| d.service == id) {
+            let counts = self.dest(workers, dest.id).into();
+            if let Some(Some((_, since))) = self.dests.get_mut(dest.id.0 as usize) {
+                since.zero = counts;
+                since.rates = Rates::begun(counts);
+            }
+        }
+    }
+
+    /// Takes a sample of all rates, `elapsed` after the last one.
+    pub fn sample(
+        &mut self,
+        services: &Services,
+        workers: &[Arc<WorkerShared>],
+        elapsed: Duration,
+    ) {
+        for service in services.slots.iter().flatten() {
+            let counts = self.service(workers, service.id).into();
+            if let Some(Some((_, since))) = self.services.get_mut(service.id.0 as usize) {
+                since.rates.sample(counts, elapsed);
+            }
+            for dest in &service.dests {
+                let counts = self.dest(workers, dest.id).into();
+                if let Some(Some((_, since))) = self.dests.get_mut(dest.id.0 as usize) {
+                    since.rates.sample(counts, elapsed);
+                }
+            }
+        }
     }
 }
 
