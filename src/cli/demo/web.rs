@@ -46,6 +46,7 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
     net.progress("phase 2: one server is killed under load and taken out");
     let mut wrk = start_load(&net, PHASE + 1)?;
     std::thread::sleep(Duration::from_secs(1));
+    let alive = net.given()?;
     nginx[VICTIM].kill();
     net.set_victim("web", 80, "maint")?;
     let two = net.given()?;
@@ -94,10 +95,12 @@ pub(super) fn run(device: DemoDevice, out: &mut dyn Write) -> Result<(), Failure
         without[VICTIM] == 0,
         "the killed server gets no connection once it is out",
     );
+    // Nobody knows that it is dead before it is taken out, which takes a moment.
+    let late = minus(two, alive)[VICTIM];
     promises.see(
-        during.errors <= OPEN,
+        during.errors <= OPEN + late,
         format!(
-            "only connections that were open to it may fail ({} did, {OPEN} were open in all)",
+            "only connections that it got before it was out may fail ({} did; {OPEN} were open in all, {late} came meanwhile)",
             during.errors
         ),
     );
