@@ -605,15 +605,21 @@ fn rules_that_say_less_than_there_is_come_with_a_warning() {
         "services:\n- {name: vpn, protocol: udp, address: 192.0.2.80, port: 1194, scheduler: offh, \
          payload_key: {offset: 1, length: 8}}\n\
          - {name: key, protocol: udp, address: 192.0.2.80, port: 2152, scheduler: rr, \
-         persistence: {engine: payload, offset: 4, length: 4}}\n",
+         persistence: {engine: payload, offset: 4, length: 4}}\n\
+         - {name: web, protocol: tcp, address: 192.0.2.80, port: 80, servers: \
+         [{name: one, address: 10.0.0.1, state: maint}, {name: two, address: 10.0.0.2, forwarding: direct}]}\n",
     );
     assert_eq!(
         polder.says("-Sn"),
         "\
+-A -t 192.0.2.80:80 -s wlc
+-a -t 192.0.2.80:80 -r 10.0.0.1:80 -m -w 1
+-a -t 192.0.2.80:80 -r 10.0.0.2:80 -g -w 1
 -A -u 192.0.2.80:1194 -s offh
 -A -u 192.0.2.80:2152 -s rr -p 360 --pe payload
 polder: service vpn has payload_key offset 1 length 8, for which ipvsadm has no words: restored, it is without
 polder: service key has engine payload at offset 4 length 4, for which ipvsadm has no words: it is not restored
+polder: server web/one has state maint, for which ipvsadm has no words: restored, it is ready and takes new connections
 "
     );
 }

@@ -161,7 +161,8 @@ impl Manager {
         self.publish_edit(setup)?;
         let at = self.setup.services.len() - 1;
         let id = self.services.order[at];
-        self.baselines.zero(&self.services, id, &self.plane.workers);
+        self.baselines
+            .zero(&self.services, &[id], &self.plane.workers);
         let service = self.listed_service(at);
         Ok(api::ServiceAdded {
             message: format!(
@@ -297,10 +298,8 @@ impl Manager {
             Some(name) => vec![self.service_id(name)?],
             None => self.services.order.clone(),
         };
-        for id in &ids {
-            self.baselines
-                .zero(&self.services, *id, &self.plane.workers);
-        }
+        self.baselines
+            .zero(&self.services, &ids, &self.plane.workers);
         let what = config::some(ids.len(), "service");
         Ok(api::Zeroed {
             message: format!("listings of {what} count from 0"),

@@ -187,6 +187,63 @@ fn rates_follow_what_is_counted_and_begin_again_with_zero() {
 }
 
 #[test]
+fn what_went_by_while_a_server_was_removed_is_no_rate_when_it_is_back() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    all_see(&manager);
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    let one = Arc::clone(&web.dests[1]);
+    one.bind_unchecked();
+    drop(snapshot);
+    manager.delete_server("web", "10.0.0.1:80").expect("there");
+    let mut now = Instant::now();
+    for _ in 0..50 {
+        plane.workers[0].counters.dests[one.id.0 as usize]
+            .packets_in
+            .add(2000);
+        now += SAMPLING;
+        manager.tick(now);
+    }
+    let again = json!({"address": "10.0.0.1"});
+    manager.add_server("web", &again).expect("added");
+    now += SAMPLING;
+    manager.tick(now);
+    let listed = manager.servers().servers;
+    let back = listed.iter().find(|s| s.name == "10.0.0.1:80");
+    let rate = back.expect("listed").rates.packets_in;
+    assert!((700..=1000).contains(&rate), "{rate}");
+}
+
+#[test]
+fn zero_of_one_service_leaves_the_others_and_takes_its_removed_servers() {
+    let plane = plane(1);
+    let (mut manager, _) = manager_of(&plane, web_and_sip());
+    all_see(&manager);
+    let snapshot = plane.snapshot.load_full();
+    let web = snapshot.service_by_name("web").expect("there");
+    web.dests[1].bind_unchecked();
+    for dest in snapshot.services.dests.iter().flatten() {
+        plane.workers[0].counters.dests[dest.id.0 as usize]
+            .connections
+            .add(5);
+    }
+    drop(snapshot);
+    manager.delete_server("web", "10.0.0.1:80").expect("there");
+    let which = api::Zero {
+        service: Some("web".to_owned()),
+    };
+    manager.zero(&which).expect("zeroed");
+    let listed = manager.servers().servers;
+    assert!(listed.iter().any(|s| s.removed));
+    for s in &listed {
+        let left = if s.service == "web" { 0 } else { 5 };
+        let now = (s.since_zero().connections, s.connections);
+        assert_eq!(now, (left, 5), "{}/{}", s.service, s.name);
+    }
+}
+
+#[test]
 fn scheduler_and_forwarding_are_changed_as_the_files_are() {
     let plane = plane(1);
     let (mut manager, _) = manager_of(&plane, web_and_sip());

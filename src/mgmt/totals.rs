@@ -159,15 +159,22 @@ impl Baselines {
         since.map_or_else(Default::default, |(_, s)| (s.zero, s.rates.per_second()))
     }
 
-    /// Lets listings of a service and its real servers begin again, those of removed servers as well, which may come
-    /// back (specification §10.7).
-    pub fn zero(&mut self, services: &Services, id: ServiceId, workers: &[Arc<WorkerShared>]) {
-        let counts = self.service(workers, id).into();
-        if let Some(Some((_, since))) = self.services.get_mut(id.0 as usize) {
-            since.zero = counts;
-            since.rates = Rates::begun(counts);
+    /// Lets listings of services and their real servers begin again, those of removed servers as well, which may come
+    /// back (specification §10.7). Looks at each server once, however many services there are.
+    pub fn zero(&mut self, services: &Services, ids: &[ServiceId], workers: &[Arc<WorkerShared>]) {
+        let mut meant = vec![false; self.services.len()];
+        for id in ids {
+            let counts = self.service(workers, *id).into();
+            if let Some(Some((_, since))) = self.services.get_mut(id.0 as usize) {
+                since.zero = counts;
+                since.rates = Rates::begun(counts);
+                meant[id.0 as usize] = true;
+            }
         }
-        for dest in services.dests.iter().flatten().filter(|d| d.service == id) {
+        for dest in services.dests.iter().flatten() {
+            if !meant.get(dest.service.0 as usize).is_some_and(|it| *it) {
+                continue;
+            }
             let counts = self.dest(workers, dest.id).into();
             if let Some(Some((_, since))) = self.dests.get_mut(dest.id.0 as usize) {
                 since.zero = counts;
@@ -176,7 +183,8 @@ impl Baselines {
         }
     }
 
-    /// Takes a sample of all rates, `elapsed` after the last one.
+    /// Takes a sample of all rates, `elapsed` after the last one. Removed servers, which have traffic as long as they
+    /// have connections, are sampled too: one that comes back must not tell all of it as that of one moment.
     pub fn sample(
         &mut self,
         services: &Services,
@@ -188,11 +196,11 @@ impl Baselines {
             if let Some(Some((_, since))) = self.services.get_mut(service.id.0 as usize) {
                 since.rates.sample(counts, elapsed);
             }
-            for dest in &service.dests {
-                let counts = self.dest(workers, dest.id).into();
-                if let Some(Some((_, since))) = self.dests.get_mut(dest.id.0 as usize) {
-                    since.rates.sample(counts, elapsed);
-                }
+        }
+        for dest in services.dests.iter().flatten() {
+            let counts = self.dest(workers, dest.id).into();
+            if let Some(Some((_, since))) = self.dests.get_mut(dest.id.0 as usize) {
+                since.rates.sample(counts, elapsed);
             }
         }
     }

@@ -99,6 +99,15 @@ pub fn unsaid(services: &[api::Service]) -> Vec<String> {
                 s.name
             ));
         }
+        for d in s.servers.iter().filter(|d| !d.removed) {
+            if let "drain" | "maint" = d.state.as_str() {
+                out.push(format!(
+                    "server {}/{} has state {}, for which ipvsadm has no words: restored, it is ready and takes new \
+                     connections",
+                    s.name, d.name, d.state
+                ));
+            }
+        }
     }
     out
 }
