@@ -342,17 +342,22 @@ fn every_build_hears_that_a_server_is_no_longer_overloaded() {
     }
 }
 
+/// Three servers that may have two sessions or connections each.
+fn loaded_by_sessions(name: &'static str) -> Service {
+    let by_session = |id| {
+        Arc::new(Dest {
+            upper_threshold: 2,
+            by_session: true,
+            ..server(id, 1)
+        })
+    };
+    Service::new(name, &[], (0..3).map(by_session).collect())
+}
+
 #[test]
 fn a_server_whose_sessions_are_its_load_is_back_when_one_ends() {
     for name in LISTENERS {
-        let by_session = |id| {
-            Arc::new(Dest {
-                upper_threshold: 2,
-                by_session: true,
-                ..server(id, 1)
-            })
-        };
-        let service = Service::new(name, &[], (0..3).map(by_session).collect());
+        let service = loaded_by_sessions(name);
         for dest in &service.dests {
             dest.shared.bind_template();
             dest.shared.bind_template();
@@ -367,14 +372,7 @@ fn a_server_whose_sessions_are_its_load_is_back_when_one_ends() {
 #[test]
 fn a_server_whose_sessions_are_its_load_is_back_when_a_connection_ends() {
     for name in LISTENERS {
-        let by_session = |id| {
-            Arc::new(Dest {
-                upper_threshold: 2,
-                by_session: true,
-                ..server(id, 1)
-            })
-        };
-        let service = Service::new(name, &[], (0..3).map(by_session).collect());
+        let service = loaded_by_sessions(name);
         for dest in &service.dests {
             dest.shared.bind_template();
             dest.bind_unchecked();

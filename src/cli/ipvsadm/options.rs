@@ -228,34 +228,25 @@ struct Word {
     id: Id,
 }
 
-const fn command(long: &'static str, short: char, command: Command) -> Word {
-    let (value, id) = (Value::No, Id::Command(command));
+const fn word(long: &'static str, short: char, value: Value, id: Id) -> Word {
     Word {
         long,
         short,
         value,
         id,
     }
+}
+
+const fn command(long: &'static str, short: char, command: Command) -> Word {
+    word(long, short, Value::No, Id::Command(command))
 }
 
 const fn flag(long: &'static str, short: char, id: Id) -> Word {
-    let value = Value::No;
-    Word {
-        long,
-        short,
-        value,
-        id,
-    }
+    word(long, short, Value::No, id)
 }
 
 const fn value(long: &'static str, short: char, id: Id) -> Word {
-    let value = Value::Needed;
-    Word {
-        long,
-        short,
-        value,
-        id,
-    }
+    word(long, short, Value::Needed, id)
 }
 
 /// Every option.
@@ -282,10 +273,12 @@ const OPTIONS: &[Word] = &[
     value("sctp-service", ' ', Id::Sctp),
     value("fwmark-service", 'f', Id::Fwmark),
     value("scheduler", 's', Id::Other(Opt::Scheduler)),
-    Word {
-        value: Value::Optional,
-        ..flag("persistent", 'p', Id::Other(Opt::Persistent))
-    },
+    word(
+        "persistent",
+        'p',
+        Value::Optional,
+        Id::Other(Opt::Persistent),
+    ),
     value("netmask", 'M', Id::Other(Opt::Netmask)),
     value("real-server", 'r', Id::Other(Opt::Server)),
     flag("masquerading", 'm', Id::Masq),
